@@ -1,0 +1,11 @@
+"""NeuroPrune for fairseq: ``fairseq-train --user-dir neuroprune_fairseq``.
+
+Importing this package registers its architectures, criterions and tasks with fairseq.
+"""
+
+from neuroprune_fairseq import compat
+
+compat.check_environment()
+compat.allow_fairseq_checkpoints()
+
+from neuroprune_fairseq import architectures  # noqa: E402,F401  (registers on import)
