@@ -8,4 +8,4 @@ from neuroprune_fairseq import compat
 compat.check_environment()
 compat.allow_fairseq_checkpoints()
 
-from neuroprune_fairseq import architectures  # noqa: E402,F401  (registers on import)
+from neuroprune_fairseq import architectures, criterion, task  # noqa: F401  (they register)

@@ -1,0 +1,43 @@
+"""neuroprune.jsonl in the save-dir: one JSON line per finished epoch of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "neuroprune.jsonl"
+
+
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    """The records of a run so far; a torn last line (a killed writer's) is left out.
+
+    Args:
+        path: a neuroprune.jsonl, may be missing.
+    """
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def write_epoch(path: Path, record: dict[str, Any]) -> None:
+    """Add the record of an epoch; what a resumed run trains again is replaced.
+
+    Written to a temporary name and renamed, so a reader never sees half a line.
+
+    Args:
+        path: the file; its folder must exist.
+        record: JSON-serialisable, with the key ``epoch``.
+    """
+    earlier = [old for old in read_epochs(path) if old["epoch"] < record["epoch"]]
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    lines = (json.dumps(entry) for entry in [*earlier, record])
+    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    os.replace(temporary, path)

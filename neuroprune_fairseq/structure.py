@@ -1,0 +1,159 @@
+"""The attention and MLP blocks of a fairseq model: the only file that knows their names.
+
+A block is found by what it has (q_proj, k_proj, v_proj and out_proj; fc1 and fc2), so any
+fairseq Transformer works, wrapped for data-parallel training or not, with LayerDrop
+(a dropped layer's block is absent), activation checkpointing or quantisation noise.
+
+Example, one layer of an encoder with 6 heads of 16 dimensions::
+
+    attention_blocks(model)[0]
+      .name         'encoder.layers.0.self_attn'
+      .q_proj       Linear(96, 96), rows 16 h ... 16 (h + 1) belong to head h; also k_proj, v_proj
+      .out_proj     Linear(96, 96), columns 16 h ... 16 (h + 1) read what head h puts out
+      .mlp          the MLPBlock of the same layer: fc1 Linear(96, 192), fc2 Linear(192, 96)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+@dataclass(frozen=True)
+class MLPBlock:
+    """One (fc1, fc2) pair: L_in and L_out of the paper."""
+
+    name: str
+    fc1: nn.Linear  # weight (ffn_embed_dim, embed_dim): a row is a hidden neuron
+    fc2: nn.Linear  # weight (embed_dim, ffn_embed_dim): a row is an output neuron
+
+    @property
+    def prunable_weights(self) -> tuple[Tensor, ...]:
+        """The weights that Eq. 1 penalises and that sparsity counts: fc1, fc2."""
+        return self.fc1.weight, self.fc2.weight
+
+
+@dataclass(frozen=True)
+class AttentionBlock:
+    """One multi-head attention module; ``kind`` says what attends to what."""
+
+    name: str
+    kind: str  # "encoder_self", "decoder_self" or "decoder_cross"
+    module: nn.Module
+    mlp: MLPBlock | None  # of the same layer
+
+    @property
+    def q_proj(self) -> nn.Linear:
+        return self.module.q_proj
+
+    @property
+    def k_proj(self) -> nn.Linear:
+        return self.module.k_proj
+
+    @property
+    def v_proj(self) -> nn.Linear:
+        return self.module.v_proj
+
+    @property
+    def out_proj(self) -> nn.Linear:
+        return self.module.out_proj
+
+    @property
+    def num_heads(self) -> int:
+        return self.module.num_heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.module.head_dim
+
+    @property
+    def prunable_weights(self) -> tuple[Tensor, ...]:
+        """The weights that Eq. 2 penalises and that sparsity counts: q, k, v."""
+        return self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
+
+    @property
+    def input_groups(self) -> tuple[tuple[Tensor, ...], ...]:
+        """The q, k, v weights, together where their columns index the same dimensions.
+
+        In cross-attention Q reads the decoder's dimensions and K, V the encoder's. Equal
+        widths are one group, as in the paper; different widths are two.
+        """
+        q, k, v = self.prunable_weights
+        if q.shape[1] == k.shape[1]:
+            return ((q, k, v),)
+        return (q,), (k, v)
+
+    def head_rows(self, tensor: Tensor) -> Tensor:
+        """View a q, k or v weight or bias head by head: (heads * head_dim, ...) -> (heads, n)."""
+        return tensor.view(self.num_heads, -1)
+
+    def head_columns(self) -> Tensor:
+        """View out_proj's weight head by head: (embed_dim, heads, head_dim)."""
+        return self.out_proj.weight.view(-1, self.num_heads, self.head_dim)
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    """The model inside data-parallel wrappers."""
+    while isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module
+    return model
+
+
+def _mlp_block(name: str, layer: nn.Module) -> MLPBlock | None:
+    if isinstance(getattr(layer, "fc1", None), nn.Module) and hasattr(layer, "fc2"):
+        return MLPBlock(name, layer.fc1, layer.fc2)
+    return None
+
+
+def _kind(name: str) -> str:
+    if name.endswith("encoder_attn"):
+        return "decoder_cross"
+    return "encoder_self" if name.startswith("encoder") else "decoder_self"
+
+
+def attention_blocks(model: nn.Module) -> list[AttentionBlock]:
+    """All attention modules in forward order: encoder, then per decoder layer self, cross.
+
+    Args:
+        model: a fairseq model, wrapped or not.
+
+    Returns:
+        One block per module; empty when the model has none.
+    """
+    model = _unwrap(model)
+    blocks = []
+    for name, module in model.named_modules():
+        if all(hasattr(module, projection) for projection in _PROJECTIONS):
+            parent = name.rpartition(".")[0]
+            mlp = _mlp_block(parent, model.get_submodule(parent))
+            blocks.append(AttentionBlock(name, _kind(name), module, mlp))
+    return blocks
+
+
+def mlp_blocks(model: nn.Module) -> list[MLPBlock]:
+    """All (fc1, fc2) pairs in forward order: encoder, then decoder.
+
+    Args:
+        model: a fairseq model, wrapped or not.
+
+    Returns:
+        One block per layer; empty when the model has none.
+    """
+    found = (_mlp_block(name, module) for name, module in _unwrap(model).named_modules())
+    return [block for block in found if block is not None]
+
+
+def prunable_weights(blocks: Iterable[AttentionBlock | MLPBlock]) -> list[Tensor]:
+    """The penalised and counted weights of all blocks, block by block."""
+    return [weight for block in blocks for weight in block.prunable_weights]
+
+
+def concatenated_heads(block: AttentionBlock) -> Tensor:
+    """A_H of every head: (heads, head_dim * (q + k + v input widths)), in fp32."""
+    rows = [block.head_rows(weight) for weight in block.prunable_weights]
+    return torch.cat(rows, dim=1).float()
