@@ -8,4 +8,4 @@ from neuroprune_fairseq import compat
 compat.check_environment()
 compat.allow_fairseq_checkpoints()
 
-from neuroprune_fairseq import architectures, criterion, task  # noqa: F401  (they register)
+from neuroprune_fairseq import architectures, criterion, task  # noqa: E402, F401  (register)

@@ -24,6 +24,8 @@ SOLVERS = ("subgradient",)
 
 @dataclass
 class NeuropruneCriterionConfig(LabelSmoothedCrossEntropyCriterionConfig):
+    """Flags of the criterion."""
+
     attn_penalty_weight: float = field(
         default=0.0,
         metadata={
@@ -85,7 +87,7 @@ class NeuropruneCriterion(LabelSmoothedCrossEntropyCriterion):
         self.penalty_solver = penalty_solver
 
     def penalty(self, model: nn.Module) -> Optional[Tensor]:
-        """alpha R_attn + beta R_mlp of the model, None when both weights are 0.
+        """The weighted sum alpha R_attn + beta R_mlp, None when both weights are 0.
 
         Returns:
             Scalar, fp32, on the scale of the loss per token.

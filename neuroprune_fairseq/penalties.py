@@ -15,7 +15,7 @@ from neuroprune_fairseq.structure import AttentionBlock, MLPBlock, prunable_weig
 
 
 def _safe_sqrt(x: Tensor) -> Tensor:
-    """sqrt with gradient 0 where x is 0: sqrt's own is infinite where we want to end."""
+    """Square root with gradient 0 where x is 0: sqrt's own is infinite where we want to end."""
     positive = x > 0
     return torch.where(positive, x, 1.0).sqrt() * positive
 

@@ -1,0 +1,99 @@
+"""Tiny models, a tiny binarised corpus, and fairseq's real command lines in this process."""
+
+from __future__ import annotations
+
+import random
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq import checkpoint_utils, options
+from fairseq.data import Dictionary
+from fairseq.logging import metrics
+from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.models.transformer import TransformerModel
+from fairseq_cli import preprocess, train
+
+import neuroprune_fairseq  # noqa: F401  (registers)
+
+USER_DIR = str(Path(__file__).resolve().parent.parent / "neuroprune_fairseq")
+
+TRAIN_FLAGS = [
+    *("--user-dir", USER_DIR, "--arch", "transformer_18x6_tiny", "--share-all-embeddings"),
+    *("--optimizer", "adam", "--lr", "1e-3", "--weight-decay", "1e-4", "--dropout", "0.1"),
+    *("--label-smoothing", "0.1", "--max-tokens", "400", "--num-workers", "0", "--cpu"),
+    *("--no-progress-bar", "--log-format", "none"),
+]
+
+
+@pytest.fixture
+def build_model():
+    """Builds a transformer of an architecture, with settings of its own, from a seed."""
+
+    def build(arch="transformer_18x6_tiny", seed=1, **settings):
+        torch.manual_seed(seed)
+        dictionary = Dictionary()
+        for i in range(20):
+            dictionary.add_symbol(f"w{i}")
+        args = Namespace(**{"share_all_embeddings": True, **settings})
+        ARCH_CONFIG_REGISTRY[arch](args)
+        languages = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
+        return TransformerModel.build_model(args, languages).eval()
+
+    return build
+
+
+@pytest.fixture
+def sample():
+    """A batch of 3 source and target sentences of 7 tokens of build_model's dictionary."""
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.randint(4, 24, (3, 7), generator=generator)
+    return {
+        "net_input": {
+            "src_tokens": tokens,
+            "src_lengths": torch.full((3,), 7),
+            "prev_output_tokens": tokens.flip(1),
+        },
+        "target": tokens,
+        "ntokens": 21,
+    }
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """A binarised corpus: 120 pairs whose target is the source reversed."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = random.Random(3)
+    for split, size in (("train", 120), ("valid", 20), ("test", 20)):
+        lines = [
+            [f"w{rng.randrange(30)}" for _ in range(rng.randrange(3, 9))] for _ in range(size)
+        ]
+        for language, words in (("de", lines), ("en", [line[::-1] for line in lines])):
+            text = "".join(" ".join(line) + "\n" for line in words)
+            (folder / f"{split}.{language}").write_text(text, encoding="utf-8")
+    flags = ["-s", "de", "-t", "en", "--joined-dictionary", "--destdir", str(folder / "bin")]
+    for split in ("train", "valid", "test"):
+        flags += [f"--{split}pref", str(folder / split)]
+    preprocess.main(options.get_preprocessing_parser().parse_args(flags))
+    return folder / "bin"
+
+
+@pytest.fixture
+def run_train(corpus, tmp_path):
+    """Runs fairseq-train on the tiny corpus; returns the last checkpoint's contents."""
+
+    def run(*flags, name="run", task="translation_neuroprune", criterion=None) -> dict:
+        criterion = criterion or "label_smoothed_cross_entropy_neuroprune"
+        for state in (checkpoint_utils.save_checkpoint, train.should_stop_early):
+            vars(state).clear()  # fairseq keeps the best loss of a run on the function
+        metrics.reset()
+        parser = options.get_training_parser()
+        arguments = [str(corpus), *TRAIN_FLAGS, "--save-dir", str(tmp_path / name)]
+        arguments += ["--task", task, "--criterion", criterion, *map(str, flags)]
+        train.main(options.parse_args_and_arch(parser, arguments))
+        last = tmp_path / name / "checkpoint_last.pt"
+        return checkpoint_utils.load_checkpoint_to_cpu(str(last))
+
+    return run
