@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from fairseq import checkpoint_utils
+from fairseq.data import data_utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from torch import nn
 
@@ -33,9 +34,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         refuse(f"{path}: no such checkpoint")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        refuse(f"{path} cannot be read as a checkpoint ({reason[:120]})")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+        refuse(f"{path} is damaged, no checkpoint, or holds more than data, which is not loaded")
     if not isinstance(state, dict) or not {"model", "cfg"} <= state.keys():
         refuse(f"{path} is no checkpoint of fairseq-train (it lacks 'model' or 'cfg')")
     return state
@@ -63,6 +63,26 @@ def load_model(path: str | Path, data: str | Path) -> nn.Module:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         refuse(f"{path} does not load with the dictionaries of {data} ({reason[:120]})")
     return models[0].eval()
+
+
+def language_pair(data: str | Path, subset: str) -> tuple[str, str]:
+    """Source and target language of a prepared corpus, as fairseq finds them.
+
+    Args:
+        data: prepared corpus.
+        subset: one of its parts, such as "test".
+
+    Raises:
+        SystemExit: one line, when the folder has no such part.
+    """
+    if not Path(data).is_dir():
+        refuse(f"--data {data}: no such folder; scripts/prepare.sh makes one")
+    source, target = data_utils.infer_language_pair(str(data))
+    if source is None:
+        refuse(f"--data {data} holds no prepared corpus; scripts/prepare.sh makes one")
+    if not (Path(data) / f"{subset}.{source}-{target}.{source}.idx").is_file():
+        refuse(f"--subset {subset}: {data} holds no binarised text of that name")
+    return source, target
 
 
 def model_flags(state: dict[str, Any]) -> list[str]:

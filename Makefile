@@ -1,0 +1,30 @@
+# Habits. Every target uses .venv, which `make env` (or any script) makes once.
+PYTHON := .venv/bin/python
+SHELL := /bin/bash
+
+.PHONY: help env format lint test smoke clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
+
+env:  ## make the environment in .venv, or do nothing when it is complete
+	bash -c 'source scripts/environment.sh'
+
+format: env  ## rewrite the Python files in the project's format
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .
+
+lint: env  ## check format, style and the syntax of the shell scripts
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	for script in scripts/*.sh .ci/run; do bash -n "$$script" || exit 1; done
+
+test: env  ## the whole test suite
+	bash scripts/test.sh
+
+smoke: env  ## the quick tests: everything that trains no model
+	bash scripts/test.sh -m 'not slow'
+
+clean:  ## remove caches and build leftovers; runs and corpora stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find neuroprune_fairseq data-prep scripts tests -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,87 @@
+# Finds or makes the Python environment. Sourced by the other scripts; afterwards
+#   ROOT    is the checkout,
+#   PYTHON  is an interpreter that has what the project needs,
+# and PYTHONPATH starts with the checkout.
+#
+# NEUROPRUNE_PYTHON (or --python PATH) names an interpreter: it is used as it is. Otherwise
+# .venv in the checkout is made and filled once; a stamp tells that it is complete.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+environment_error() {
+  printf '%s: error: %s\n' "$(basename "$0")" "$*" >&2
+  exit 2
+}
+
+# Prints the first interpreter that is Python 3.11 or 3.12, has venv and pip, and really runs
+# (a shim of a version manager may be on the PATH and yet fail).
+find_base_python() {
+  local name
+  for name in python3.11 python3.12 python3 python; do
+    if "$name" -c 'import sys, venv, ensurepip
+sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1; then
+      command -v "$name"
+      return
+    fi
+  done
+  return 1
+}
+
+# What the installation depends on; the folder too, since an editable install points to it.
+environment_stamp() {
+  (printf '%s\n' "$ROOT" && cat "$ROOT/setup.py" "$ROOT/constraints.txt") | cksum
+}
+
+# Prints the names of the packages that the interpreter $1 lacks.
+missing_packages() {
+  "$1" -c 'import importlib.util
+names = ("torch", "fairseq", "numpy", "sacrebleu", "sentencepiece", "matplotlib", "tqdm")
+print(*[name for name in names if importlib.util.find_spec(name) is None], sep=", ")'
+}
+
+make_environment() {
+  local base venv=$ROOT/.venv
+  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    base=$(find_base_python) || environment_error \
+      "no Python 3.11 or 3.12 with venv found (Debian, Ubuntu: install python3-venv)," \
+      "or name an interpreter with --python PATH"
+    echo "Making the environment $venv with $base" >&2
+    "$base" -m venv "$venv" >&2 || environment_error "$base -m venv $venv failed"
+  fi
+  echo "Installing the project and what it needs into $venv: 2 to 5 minutes" >&2
+  (cd "$ROOT" && "$venv/bin/python" -m pip install --disable-pip-version-check \
+    -c constraints.txt -e '.[fairseq,dev]') >&2 ||
+    environment_error "the installation into $venv failed; the same command goes on from here"
+  environment_stamp >"$venv/.neuroprune-stamp.new"
+  mv "$venv/.neuroprune-stamp.new" "$venv/.neuroprune-stamp"
+}
+
+environment_is_complete() {
+  [ "$(cat "$ROOT/.venv/.neuroprune-stamp" 2>/dev/null)" = "$(environment_stamp)" ] &&
+    "$ROOT/.venv/bin/python" -c '' 2>/dev/null
+}
+
+# Two scripts that start at once must not install at once: the second waits, then finds it done.
+make_environment_once() {
+  mkdir -p "$ROOT/.venv"
+  exec 8>"$ROOT/.venv/.neuroprune-lock"
+  if command -v flock >/dev/null; then
+    flock 8
+  fi
+  environment_is_complete || make_environment
+  exec 8>&-
+}
+
+if [ -n "${NEUROPRUNE_PYTHON:-}" ]; then
+  PYTHON=$NEUROPRUNE_PYTHON
+  "$PYTHON" -c '' 2>/dev/null || environment_error "--python $PYTHON does not run"
+  missing=$(missing_packages "$PYTHON")
+  [ -z "$missing" ] || environment_error "--python $PYTHON lacks $missing" \
+    "(in $ROOT: $PYTHON -m pip install -c constraints.txt -e '.[fairseq]')"
+else
+  environment_is_complete || make_environment_once
+  PYTHON=$ROOT/.venv/bin/python
+fi
+export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
+# "python -m" must not take modules from the folder in which the user happens to be.
+export PYTHONSAFEPATH=1

@@ -1,0 +1,102 @@
+"""Translate a test set with fairseq-generate, score it, and add one JSON line to a file.
+
+The line holds BLEU (detokenised; mixed case and lower-cased) with sacreBLEU's signatures, the
+heads kept, the sparsities, the number of parameters, generation speed, and what is needed to
+know where the numbers come from. Called by evaluate.sh, which finds the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """Read the command line; what is unknown goes to fairseq-generate."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.sh",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Every other flag is passed on to fairseq-generate. Also: --python PATH, use this "
+        "interpreter and install nothing.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--data", required=True, metavar="DIR", help="prepared corpus")
+    add("--checkpoint", required=True, metavar="PATH", help="any checkpoint fairseq loads")
+    add("--subset", default="test", metavar="NAME", help="part of the corpus (default: test)")
+    add("--beam", type=int, default=5, metavar="N", help="beam size (default: 5)")
+    add("--lenpen", type=float, default=1.0, metavar="X", help="length penalty (default: 1.0)")
+    add("--batch-size", type=int, default=128, metavar="N", help="sentences (default: 128)")
+    add(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="zero prunable weights with |w| < T first, then measure and translate (default: 0)",
+    )
+    add("--results", metavar="FILE", help="default: results.jsonl beside the checkpoint")
+    add("--label", metavar="NAME", help="name in the results (default: the checkpoint's folder)")
+    add(
+        "--field",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a further entry of the line; may be repeated; numbers stay numbers",
+    )
+    args, flags = parser.parse_known_args()
+    if args.beam < 1 or args.batch_size < 1:
+        parser.error("--beam and --batch-size must be at least 1")
+    if not 0 <= args.tolerance < float("inf"):
+        parser.error(f"--tolerance {args.tolerance} must be a finite number >= 0")
+    try:
+        args.fields = dict(parse_field(field) for field in args.field)
+    except ValueError as error:
+        parser.error(str(error))
+    return args, [flag for flag in flags if flag != "--"]
+
+
+def parse_field(text: str) -> tuple[str, Any]:
+    """'seed=1' -> ('seed', 1); a value that is no JSON stays text.
+
+    Raises:
+        ValueError: there is no key or no '='.
+    """
+    key, separator, value = text.partition("=")
+    if not key or not separator:
+        raise ValueError(f"--field {text} must be KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def main() -> None:
+    """Command line of evaluate.sh."""
+    args, flags = parse_arguments()
+    # After the command line, since this takes seconds.
+    from neuroprune_fairseq.errors import refuse
+    from neuroprune_fairseq.evaluation import GenerationSettings, append_line, evaluate
+
+    settings = GenerationSettings(
+        args.subset, args.beam, args.lenpen, args.batch_size, tuple(flags)
+    )
+    checkpoint = Path(args.checkpoint)
+    record = {"label": args.label or checkpoint.resolve().parent.name}
+    record |= evaluate(checkpoint, args.data, settings, args.tolerance)
+    taken = sorted(args.fields.keys() & record.keys())
+    if taken:
+        refuse(f"--field {taken[0]}: the line has an entry of this name already")
+    results = Path(args.results) if args.results else checkpoint.parent / "results.jsonl"
+    append_line(results, record | args.fields)
+    print(
+        f"{record['label']}: BLEU {record['bleu']:.2f}, {record['heads_kept']} of "
+        f"{record['heads_total']} heads, sparsity {record['total_sparsity']:.3f}, "
+        f"{record['tokens_per_second']:.0f} tokens/s; added to {results}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+# Runs fairseq-train so that it can be interrupted, repeated and trusted. Sourced after
+# options.sh and environment.sh.
+#
+# A save-dir belongs to one command, kept in command.txt. The same command again resumes from
+# checkpoint_last.pt, or is skipped when finished.json is there; another command is refused.
+
+# quoted ARGUMENT...: one line that can be pasted into a shell.
+quoted() {
+  local argument line=""
+  for argument in "$@"; do
+    if [[ $argument =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]]; then
+      line+=" $argument"
+    else
+      line+=" '${argument//\'/\'\\\'\'}'"
+    fi
+  done
+  printf '%s' "${line# }"
+}
+
+# claim_save_dir COMMAND: makes $save_dir this command's, or stops.
+claim_save_dir() {
+  local kept=$save_dir/command.txt
+  mkdir -p "$save_dir" 2>/dev/null || die "--save-dir $save_dir cannot be made"
+  exec 9>"$save_dir/.lock"
+  if command -v flock >/dev/null && ! flock -n 9; then
+    die "--save-dir $save_dir: another training is running there"
+  fi
+  if [ -e "$save_dir/checkpoint_last.pt" ] || [ -e "$save_dir/finished.json" ]; then
+    [ "$(cat "$kept" 2>/dev/null)" = "$1" ] ||
+      die "--save-dir $save_dir holds another command's results (see command.txt there);" \
+        "name a new folder, or remove that one"
+  fi
+  printf '%s\n' "$1" >"$kept.new"
+  mv "$kept.new" "$kept"
+}
+
+# Progress and validation lines of fairseq's log; the rest is in train.log only.
+progress_lines() {
+  grep --line-buffered -E '\| (train|train_inner|valid) \||\| epoch [0-9]+ \||done training' || true
+}
+
+# run_fairseq_train ARGUMENT...: on a terminal fairseq draws its progress bar on stderr, else
+# stderr (so: what went wrong) goes into the log, too.
+run_fairseq_train() {
+  local log=$save_dir/train.log
+  if [ -t 2 ]; then
+    "$PYTHON" -m fairseq_cli.train "$@" | tee -a "$log" | progress_lines
+  else
+    "$PYTHON" -m fairseq_cli.train "$@" 2> >(tee -a "$log" >&2) | tee -a "$log" | progress_lines
+  fi
+}
+
+# train DATA ARGUMENT...: the whole of it; $save_dir and $rest come from the options.
+train() {
+  local command status=0
+  command="fairseq-train $(quoted "$1") --user-dir \"\$(neuroprune-user-dir)\" $(quoted \
+    "${@:2}" --save-dir "$save_dir" ${rest[@]+"${rest[@]}"})"
+  claim_save_dir "$command"
+  if [ -e "$save_dir/finished.json" ]; then
+    echo "$save_dir: already trained with this command"
+    return
+  fi
+  SECONDS=0
+  # An interrupted session counts, too.
+  trap 'echo "$SECONDS" >>"$save_dir/seconds.txt"' EXIT
+  run_fairseq_train "$1" --user-dir "$ROOT/neuroprune_fairseq" "${@:2}" \
+    --save-dir "$save_dir" ${rest[@]+"${rest[@]}"} || status=$?
+  trap - EXIT
+  echo "$SECONDS" >>"$save_dir/seconds.txt"
+  [ "$status" = 0 ] ||
+    die "fairseq-train failed (exit status $status); its log is $save_dir/train.log"
+  awk '{ all += $1 } END { printf "{\"train_seconds\": %d, \"sessions\": %d}\n", all, NR }' \
+    "$save_dir/seconds.txt" >"$save_dir/finished.json.new"
+  mv "$save_dir/finished.json.new" "$save_dir/finished.json"
+}

@@ -1,0 +1,44 @@
+"""Installation of neuroprune_fairseq.
+
+fairseq is an extra, not a requirement: several packages provide it, many people build it
+from git, and ``pip install .`` must not replace the one that is already there.
+"""
+
+from setuptools import find_packages, setup
+
+HAS_WHEEL = (
+    'python_version >= "3.11" and python_version < "3.13"'
+    ' and sys_platform == "linux" and platform_machine == "x86_64"'
+)
+FAIRSEQ = [
+    # fairseq's last state, as binary wheels for CPython 3.11 and 3.12 on Linux x86-64.
+    f"ve-fairseq==0.12.3; {HAS_WHEEL}",
+    # The same code as a source package: needs a C++ compiler and some minutes.
+    'fairseq-fixed==0.12.3.1; python_version >= "3.13" or (python_version >= "3.11"'
+    ' and (sys_platform != "linux" or platform_machine != "x86_64"))',
+    # The last official release, whose configuration classes fail on Python 3.11.
+    'fairseq==0.12.2; python_version < "3.11"',
+]
+
+setup(
+    name="neuroprune_fairseq",
+    version="0.1.0",
+    description="NeuroPrune for fairseq: Transformers that become sparse while they train",
+    license="MIT",
+    author="The neuroprune_fairseq authors",
+    packages=find_packages(include=["neuroprune_fairseq", "neuroprune_fairseq.*"]),
+    python_requires=">=3.9",
+    install_requires=[
+        "torch>=2.6",
+        "numpy",
+        "sacrebleu>=2.0",
+        "sentencepiece",
+        "matplotlib",
+        "tqdm",
+    ],
+    extras_require={
+        "fairseq": FAIRSEQ,
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff"],
+    },
+    entry_points={"console_scripts": ["neuroprune-user-dir = neuroprune_fairseq.cli:user_dir"]},
+)
