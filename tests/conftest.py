@@ -23,7 +23,7 @@ USER_DIR = str(Path(__file__).resolve().parent.parent / "neuroprune_fairseq")
 TRAIN_FLAGS = [
     *("--user-dir", USER_DIR, "--arch", "transformer_18x6_tiny", "--share-all-embeddings"),
     *("--optimizer", "adam", "--lr", "1e-3", "--weight-decay", "1e-4", "--dropout", "0.1"),
-    *("--label-smoothing", "0.1", "--max-tokens", "400", "--num-workers", "0", "--cpu"),
+    *("--label-smoothing", "0.1", "--max-tokens", "120", "--num-workers", "0", "--cpu"),
     *("--no-progress-bar", "--log-format", "none"),
 ]
 
@@ -67,9 +67,7 @@ def corpus(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     rng = random.Random(3)
     for split, size in (("train", 120), ("valid", 20), ("test", 20)):
-        lines = [
-            [f"w{rng.randrange(30)}" for _ in range(rng.randrange(3, 9))] for _ in range(size)
-        ]
+        lines = [[f"w{rng.randrange(30)}" for _ in range(rng.randrange(3, 9))] for _ in range(size)]
         for language, words in (("de", lines), ("en", [line[::-1] for line in lines])):
             text = "".join(" ".join(line) + "\n" for line in words)
             (folder / f"{split}.{language}").write_text(text, encoding="utf-8")
@@ -92,7 +90,9 @@ def run_train(corpus, tmp_path):
         parser = options.get_training_parser()
         arguments = [str(corpus), *TRAIN_FLAGS, "--save-dir", str(tmp_path / name)]
         arguments += ["--task", task, "--criterion", criterion, *map(str, flags)]
-        train.main(options.parse_args_and_arch(parser, arguments))
+        args = options.parse_args_and_arch(parser, arguments)
+        args.tpu = False  # fairseq takes --bf16 to mean a TPU
+        train.main(args)
         last = tmp_path / name / "checkpoint_last.pt"
         return checkpoint_utils.load_checkpoint_to_cpu(str(last))
 

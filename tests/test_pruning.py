@@ -1,0 +1,184 @@
+"""Algorithm 2, and zero as a fixed point."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neuroprune_fairseq.pruning import (
+    PrunedHeads,
+    eliminate_redundant_heads,
+    pruned_heads,
+    zero_heads_,
+    zero_small_weights_,
+)
+from neuroprune_fairseq.sparsity import measure
+from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
+
+
+@torch.no_grad()
+def copy_head_(block, source, target):
+    """Make head ``target`` equal to ``source`` in all that it computes."""
+    for projection in (block.q_proj, block.k_proj, block.v_proj):
+        for tensor in (projection.weight, projection.bias):
+            rows = block.head_rows(tensor)
+            rows[target] = rows[source]
+
+
+@torch.no_grad()
+def randomise_biases_(model):
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.normal_(0, 0.1)
+
+
+def output(model, sample):
+    with torch.no_grad():
+        return model(**sample["net_input"])[0]
+
+
+def loss_of(model, sample):
+    logits = model(**sample["net_input"])[0]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), sample["target"].flatten())
+
+
+@pytest.mark.parametrize("index", [0, 6, 7])
+def test_a_duplicated_head_is_merged_and_the_output_stays(build_model, sample, index):
+    model = build_model()
+    randomise_biases_(model)
+    block = attention_blocks(model)[index]
+    copy_head_(block, source=4, target=1)
+    before = output(model, sample)
+    records = eliminate_redundant_heads(model, threshold=1e-6)
+    assert records[index]["replaced"] == {1: 4}
+    assert records[index]["heads_kept"] == [0, 2, 3, 4, 5]
+    assert records[index]["smallest_distance"] == 0.0
+    assert pruned_heads(block).tolist() == [1]
+    assert torch.allclose(output(model, sample), before, atol=1e-5)
+    assert measure(model)["heads_kept"] == 107
+
+
+def test_without_merging_the_output_changes(build_model, sample):
+    model = build_model()
+    copy_head_(attention_blocks(model)[0], source=4, target=1)
+    before = output(model, sample)
+    eliminate_redundant_heads(model, threshold=1e-6, merge="none")
+    assert not torch.allclose(output(model, sample), before, atol=1e-3)
+
+
+def test_distinct_heads_stay_to_the_bit(build_model):
+    model = build_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    records = eliminate_redundant_heads(model, threshold=0.01)
+    assert all(record["replaced"] == {} for record in records)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_one_head_always_stays_the_last(build_model):
+    model = build_model()
+    records = eliminate_redundant_heads(model, threshold=100.0)
+    assert [record["heads_kept"] for record in records] == [[5]] * 18
+    assert measure(model)["heads_kept"] == 18
+    again = eliminate_redundant_heads(model, threshold=100.0)
+    assert [record["replaced"] for record in again] == [{}] * 18
+    assert again[0]["smallest_distance"] is None
+
+
+def test_pruned_heads_take_no_part_in_later_comparisons(build_model):
+    model = build_model()
+    block = attention_blocks(model)[0]
+    zero_heads_(block, torch.tensor([0, 1]))  # equal to each other, both zero
+    record = eliminate_redundant_heads(model, threshold=0.01)[0]
+    assert record["replaced"] == {} and record["heads_kept"] == [2, 3, 4, 5]
+
+
+def test_out_proj_columns_of_all_replaced_heads_are_added_up(build_model):
+    model = build_model()
+    block = attention_blocks(model)[0]
+    expected = block.head_columns().detach().sum(dim=1)
+    eliminate_redundant_heads(model, threshold=100.0)
+    assert torch.allclose(block.head_columns()[:, 5], expected, atol=1e-6)
+    assert block.head_columns()[:, :5].abs().max() == 0
+
+
+def test_merge_fc1_moves_the_columns_of_the_same_layers_fc1(build_model):
+    model = build_model()
+    block = attention_blocks(model)[0]
+    columns = block.mlp.fc1.weight.detach().clone().view(96, 6, 8)
+    out_proj = block.head_columns()[:, 4].detach().clone()
+    copy_head_(block, source=4, target=1)
+    eliminate_redundant_heads(model, threshold=1e-6, merge="fc1")
+    after = block.mlp.fc1.weight.view(96, 6, 8)
+    assert torch.allclose(after[:, 4], columns[:, 4] + columns[:, 1])
+    assert after[:, 1].abs().max() == 0
+    assert torch.equal(after[:, 0], columns[:, 0])
+    assert torch.equal(block.head_columns()[:, 4], out_proj)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "merge"), [(-0.1, "out_proj"), (float("nan"), "none"), (0.1, "sum")]
+)
+def test_wrong_arguments_are_refused_before_anything_is_edited(build_model, threshold, merge):
+    model = build_model()
+    with pytest.raises(ValueError, match="threshold|merge"):
+        eliminate_redundant_heads(model, threshold, merge)
+
+
+def test_fc1_merging_needs_an_fc1_that_fits(build_model):
+    model = build_model()
+    model.encoder.layers[0].fc1 = torch.nn.Linear(47, 96)
+    with pytest.raises(ValueError, match="fc1.*encoder.layers.0.self_attn"):
+        eliminate_redundant_heads(model, 0.1, merge="fc1")
+
+
+def test_a_pruned_head_stays_zero_through_50_adam_updates_with_weight_decay(build_model, sample):
+    model = build_model().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=0.01)
+
+    def step():
+        optimizer.zero_grad()
+        loss_of(model, sample).backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step()  # momentum to regrow a head with
+    block = attention_blocks(model)[7]
+    zero_heads_(block, torch.tensor([2, 3]))
+    step()
+    assert pruned_heads(block).tolist() == [], "momentum alone regrows a head"
+    zero_heads_(block, torch.tensor([2, 3]))
+    held = PrunedHeads(model)
+    for _ in range(50):
+        step()
+        held.zero_()
+    assert pruned_heads(block).tolist() == [2, 3]
+    step()
+    held.zero_()
+    assert pruned_heads(block).tolist() == [2, 3]
+
+
+def test_zero_is_a_fixed_point_of_the_gradient(build_model, sample):
+    model = build_model()
+    block = attention_blocks(model)[0]
+    zero_heads_(block, torch.tensor([3]))
+    loss_of(model, sample).backward()
+    rows = slice(24, 32)
+    for projection in (block.q_proj, block.k_proj, block.v_proj):
+        assert projection.weight.grad[rows].abs().max() == 0
+        assert projection.bias.grad[rows].abs().max() == 0
+    assert block.out_proj.weight.grad[:, rows].abs().max() == 0
+
+
+def test_a_model_without_pruned_heads_holds_nothing(build_model):
+    assert not PrunedHeads(build_model())
+
+
+def test_zero_small_weights_zeroes_exactly_those_below_the_tolerance(build_model):
+    model = build_model()
+    before = mlp_blocks(model)[0].fc1.weight.detach().clone()
+    embedding = model.encoder.embed_tokens.weight.detach().clone()
+    zero_small_weights_(model, 0.05)
+    after = mlp_blocks(model)[0].fc1.weight
+    assert torch.equal(after, torch.where(before.abs() < 0.05, 0.0, before))
+    assert torch.equal(model.encoder.embed_tokens.weight, embedding)
+    assert measure(model)["total_sparsity"] > 0.1

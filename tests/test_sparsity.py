@@ -1,0 +1,64 @@
+"""What counts as zero and as a head."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neuroprune_fairseq.pruning import zero_heads_
+from neuroprune_fairseq.sparsity import head_mask, measure
+from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
+
+
+def test_a_fresh_model_is_dense(build_model):
+    found = measure(build_model())
+    assert found["heads_kept"] == found["heads_total"] == 108
+    assert found["attn_sparsity"] == found["mlp_sparsity"] == found["total_sparsity"] == 0.0
+    assert list(found["heads_kept_per_module"].values()) == [6] * 18
+
+
+def test_sparsity_is_the_share_of_zeros_among_q_k_v_and_fc_weights(build_model):
+    model = build_model()
+    with torch.no_grad():
+        for block in attention_blocks(model):
+            block.q_proj.weight.zero_()
+            block.out_proj.bias.zero_()
+        for block in mlp_blocks(model):
+            block.fc1.weight[:24].zero_()  # a quarter of fc1
+    found = measure(model)
+    attn, mlp = 18 * 3 * 48 * 48, 12 * 2 * 48 * 96
+    assert found["attn_sparsity"] == pytest.approx(1 / 3)
+    assert found["mlp_sparsity"] == pytest.approx(1 / 8)
+    assert found["total_sparsity"] == pytest.approx((attn / 3 + mlp / 8) / (attn + mlp))
+
+
+def test_tolerance_counts_small_weights_too(build_model):
+    model = build_model()
+    with torch.no_grad():
+        for block in mlp_blocks(model):
+            block.fc1.weight.fill_(1e-3)
+            block.fc2.weight.fill_(-1.0)
+    assert measure(model)["mlp_sparsity"] == 0.0
+    assert measure(model, tolerance=1e-3)["mlp_sparsity"] == pytest.approx(0.5)
+
+
+def test_a_head_without_values_or_without_readers_is_lost(build_model):
+    model = build_model()
+    block = attention_blocks(model)[0]
+    with torch.no_grad():
+        block.head_columns()[:, 1] = 0.0  # nobody reads head 1
+        block.v_proj.weight[16:24] = 0.0  # head 2 has a bias left,
+        block.v_proj.weight[24:32] = 0.0  # head 3 nothing
+        block.v_proj.bias.zero_()[16] = 0.5
+        block.q_proj.weight[32:40] = 0.0  # head 4 attends evenly: still a head
+    assert head_mask(block).tolist() == [True, False, True, False, True, True]
+    assert measure(model)["heads_kept"] == 106
+
+
+def test_zeroed_heads_are_counted_in_their_module(build_model):
+    model = build_model()
+    zero_heads_(attention_blocks(model)[7], torch.tensor([0, 5]))
+    found = measure(model)
+    assert found["heads_kept_per_module"]["decoder.layers.0.encoder_attn"] == 4
+    assert found["heads_kept"] == 106
+    assert found["attn_sparsity"] == pytest.approx(2 / 108)
