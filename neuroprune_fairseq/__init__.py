@@ -8,5 +8,5 @@ from neuroprune_fairseq import compat
 compat.check_environment()
 compat.allow_fairseq_checkpoints()
 
-from neuroprune_fairseq import architectures, criterion, task  # noqa: E402, F401  (register)
+from neuroprune_fairseq import architectures, baselines, criterion, task  # noqa: E402, F401
 from neuroprune_fairseq.compact import model  # noqa: E402, F401  (registers)

@@ -42,6 +42,8 @@ class PruningTask(TranslationTask):
     optimizer (None before the first update).
     """
 
+    trains_weights = True  # False: the optimizer's step is left out, all else goes on
+
     def __init__(self, cfg: PruningTaskConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
         self.model: Optional[nn.Module] = None
@@ -88,7 +90,8 @@ class PruningTask(TranslationTask):
         self.start_()
 
     def optimizer_step(self, optimizer, model, update_num):
-        super().optimizer_step(optimizer, model, update_num)
+        if self.trains_weights:
+            super().optimizer_step(optimizer, model, update_num)
         self.optimizer, self.num_updates, self._updated = optimizer, update_num + 1, True
         self.after_update_()
         if self._train_iterator.end_of_epoch():
