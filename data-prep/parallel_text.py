@@ -1,0 +1,123 @@
+"""Reading and checking parallel text: UTF-8, one sentence a line, as many lines on both sides.
+
+Note:
+    A pair with a blank line on either side carries nothing to learn or score. It is left out
+    of every split, on both sides, and counted in prepared.json.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import PrepError
+
+# Characters that some programs take for the end of a line; inside a line they become spaces,
+# so that every reader of the cleaned text counts the same lines.
+LINE_BREAKS = dict.fromkeys(map(ord, "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), " ")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sentence pairs of one split: `source[i]` and `target[i]` translate each other.
+
+    `dropped` counts the pairs left out for a blank side.
+    """
+
+    source: list[str]
+    target: list[str]
+    dropped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def lowercased(self) -> Pairs:
+        """The same pairs in lower case."""
+        source = [line.lower() for line in self.source]
+        return Pairs(source, [line.lower() for line in self.target], self.dropped)
+
+
+def find_text(prefix: Path, language: str) -> Path:
+    """`prefix.language`, or the same with .gz.
+
+    Raises:
+        PrepError: Neither is a file.
+    """
+    plain = Path(f"{prefix}.{language}")
+    for path in (plain, Path(f"{plain}.gz")):
+        if path.is_file():
+            return path
+    raise PrepError(f"{plain}: no such file (nor {plain.name}.gz)")
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    try:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rb") as stream:
+            yield from stream
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise PrepError(f"{path}: damaged gzip file ({error}); get it again") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Reads a text file, plain or .gz, as strict UTF-8; a byte order mark is taken off.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its lines without their ends. Only a line feed ends a line.
+
+    Raises:
+        PrepError: The file is not there, is empty, is damaged, or is not UTF-8.
+    """
+    if not path.is_file():
+        raise PrepError(f"{path}: no such file")
+    lines = []
+    for number, raw in enumerate(_raw_lines(path), start=1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            bad = f"byte 0x{error.object[error.start]:02x}"
+            message = f"{path}: line {number} is not UTF-8 ({bad}); convert the file to UTF-8"
+            raise PrepError(message) from error
+        lines.append(line.rstrip("\r\n").translate(LINE_BREAKS))
+    if not any(line.strip() for line in lines):
+        raise PrepError(f"{path}: the file is empty; it should have one sentence a line")
+    return lines
+
+
+def pair_up(source: list[str], target: list[str], names: tuple[str, str]) -> Pairs:
+    """Puts two sides together and leaves out pairs with a blank side.
+
+    Args:
+        source: Lines of the source language.
+        target: Lines of the target language.
+        names: Where they come from, for the message.
+
+    Raises:
+        PrepError: The sides differ in length, or no pair is left.
+    """
+    if len(source) != len(target):
+        raise PrepError(
+            f"{names[0]} has {len(source)} lines but {names[1]} has {len(target)}; "
+            "parallel text needs the same number"
+        )
+    kept = [(s, t) for s, t in zip(source, target) if s.strip() and t.strip()]
+    if not kept:
+        raise PrepError(f"{names[0]} and {names[1]}: no pair has text on both sides")
+    return Pairs([s for s, _ in kept], [t for _, t in kept], len(source) - len(kept))
+
+
+def read_pairs(source: Path, target: Path) -> Pairs:
+    """Reads and pairs two files."""
+    return pair_up(read_lines(source), read_lines(target), (str(source), str(target)))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Writes one sentence a line, UTF-8, with line feeds on every system."""
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.writelines(f"{line}\n" for line in lines)
