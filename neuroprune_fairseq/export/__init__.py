@@ -1,0 +1,1 @@
+"""Exporting a fairseq Transformer to another engine. Needs the extra ``ctranslate2``."""
