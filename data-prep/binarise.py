@@ -27,7 +27,7 @@ def check_fairseq() -> None:
     """
     if importlib.util.find_spec("fairseq_cli") is None:
         raise PrepError(
-            f"{sys.executable} has no fairseq; pip install '.[fairseq]' in the checkout"
+            f"{sys.executable} has no fairseq; pip install -e '.[fairseq]' in the checkout"
         )
 
 

@@ -80,7 +80,9 @@ def corpus_parser(
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument(
+        "--out", type=Path, required=True, default=argparse.SUPPRESS, help="folder to make"
+    )
     parser.add_argument(
         "--vocab-size",
         type=whole_number(2),
@@ -94,7 +96,7 @@ def corpus_parser(
             f"--{side}-lang",
             type=_language,
             required=not languages,
-            help="language code",
+            help=f"{side} language, as in the file names",
             **default,
         )
     workers = min(4, os.cpu_count() or 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 import urllib.error
@@ -79,4 +80,6 @@ def download(urls: tuple[str, ...], path: Path, expected: str = "", otherwise: s
             failures.append(str(error) if url in str(error) else f"{url}: {error}")
         finally:
             partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()  # only where nothing is in it
     raise PrepError(f"cannot download {path.name} ({'; '.join(failures)}){otherwise}")

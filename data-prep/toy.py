@@ -50,7 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=whole_number(0), default=1, help="seed of the grammar")
     for split, size in (("train", 20_000), ("valid", 500), ("test", 500)):
         parser.add_argument(
-            f"--{split}-pairs", type=whole_number(1), default=size, help=f"pairs to {split} with"
+            f"--{split}-pairs",
+            type=whole_number(1),
+            default=size,
+            help=f"sentence pairs of the {split} split",
         )
     return run(parser, describe, argv)
 
