@@ -14,11 +14,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fairseq
 import torch
 from sacrebleu.metrics import BLEU
+from tqdm import tqdm
 
 from neuroprune_fairseq.checkpoint import language_pair, load_model, write_without_small_weights
 from neuroprune_fairseq.errors import refuse
@@ -50,8 +51,34 @@ class GenerationSettings:
         ]
 
 
+def _run_generation(command: list[str], log: IO[str], sentences: int | None) -> None:
+    """Run fairseq-generate into ``log``, with a progress bar of finished sentences."""
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+        tqdm(total=sentences, desc="Translating", unit=" sentences", disable=None) as progress,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
+        ) as process,
+    ):
+        for line in process.stdout:
+            log.write(line)
+            progress.update(line.startswith("H-"))
+        status = process.wait()
+        errors.seek(0)
+        # fairseq logs to stdout or stderr, as other packages have set up logging before it.
+        messages = errors.read().strip()
+        log.write(f"{messages}\n")
+    if status:
+        reason = messages.split("\n")[-1] or f"exit status {status}"
+        refuse(f"fairseq-generate failed: {reason}")
+
+
 def generate(
-    checkpoint: str | Path, data: str | Path, settings: GenerationSettings, output: Path
+    checkpoint: str | Path,
+    data: str | Path,
+    settings: GenerationSettings,
+    output: Path,
+    sentences: int | None = None,
 ) -> None:
     """Run fairseq-generate with only ``--user-dir`` added.
 
@@ -60,6 +87,7 @@ def generate(
         data: prepared corpus.
         settings: beam and so on.
         output: its whole output; written under a temporary name and renamed.
+        sentences: how many there are, for the progress bar.
 
     Raises:
         SystemExit: one line, when fairseq-generate fails.
@@ -69,9 +97,7 @@ def generate(
     temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as log:
-            status = subprocess.run(command, stdout=log).returncode
-        if status:
-            refuse(f"fairseq-generate failed on {checkpoint} (exit status {status}, see above)")
+            _run_generation(command, log, sentences)
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
@@ -107,7 +133,7 @@ def read_speed(output: Path) -> dict[str, float]:
     """
     match = _SPEED.search(output.read_text(encoding="utf-8"))
     if not match:
-        refuse(f"{output} does not end with fairseq-generate's line on its speed")
+        refuse(f"{output} lacks fairseq-generate's line on its speed")
     return {
         "generation_seconds": float(match[3]),
         "generated_tokens": int(match[2].replace(",", "")),
@@ -200,7 +226,7 @@ def evaluate(
             write_without_small_weights(checkpoint, path, tolerance, data)
             model = load_model(path, data)
         output = checkpoint.parent / f"{name}.txt"
-        generate(path, data, settings, output)
+        generate(path, data, settings, output, len(references))
     hypotheses = read_hypotheses(output)
     if len(hypotheses) != len(references):
         refuse(f"{output}: {len(hypotheses)} translations, but {len(references)} references")

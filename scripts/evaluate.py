@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def parse_field(text: str) -> tuple[str, Any]:
 def main() -> None:
     """Command line of evaluate.sh."""
     args, flags = parse_arguments()
+    # fairseq logs advice when it is imported, which would stand before our one line.
+    logging.basicConfig(level=logging.WARNING)
     # After the command line, since this takes seconds.
     from neuroprune_fairseq.errors import refuse
     from neuroprune_fairseq.evaluation import GenerationSettings, append_line, evaluate

@@ -5,15 +5,17 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/options.sh"
 
 about "Fine-tune a pretrained Transformer with NeuroPrune, or plainly with --plain.
-The defaults are for IWSLT14. The same command again goes on where it stopped.
+The defaults are for IWSLT14: the mild end of what the paper tried. Which penalty weights and
+threshold fit depends on the width of the model and the number of updates.
+The same command again goes on where it stopped.
 In SAVE_DIR: checkpoint_last.pt, checkpoint_best.pt, neuroprune.jsonl (one line per epoch),
 train.log, command.txt, finished.json."
 required data DIR "prepared corpus, made by scripts/prepare.sh"
 required pretrained CHECKPOINT "where to start from; its architecture is taken over"
 required save-dir SAVE_DIR "where checkpoints go"
 flag plain "no penalty and no pruning: ordinary fine-tuning, for comparison"
-option attn-penalty-weight ALPHA "" "alpha, weight of R_attn (default: 0.05; the paper tried 0.005 to 0.5)"
-option mlp-penalty-weight BETA "" "beta, weight of R_mlp (default: 0.1; the paper tried 0.05 and 0.1)"
+option attn-penalty-weight ALPHA "" "alpha, weight of R_attn (default: 0.005; the paper tried 0.005 to 0.5)"
+option mlp-penalty-weight BETA "" "beta, weight of R_mlp (default: 0.05; the paper tried 0.05 and 0.1)"
 option head-distance-threshold THETA "" "theta, heads that differ by at most this are similar; 'none' removes no head (default: 0.2; the paper tried 0.1 to 0.4)"
 option head-merge WAY out_proj "what a removed head leaves to its dominator: out_proj, fc1 or none"
 option near-zero EPSILON 1e-4 "epsilon, a weight below it counts as missing in R_mlp"
@@ -34,8 +36,8 @@ if [ -n "$plain" ]; then
     die "--plain excludes --attn-penalty-weight, --mlp-penalty-weight and --head-distance-threshold"
   attn_penalty_weight=0 mlp_penalty_weight=0 head_distance_threshold=none
 fi
-attn_penalty_weight=${attn_penalty_weight:-0.05}
-mlp_penalty_weight=${mlp_penalty_weight:-0.1}
+attn_penalty_weight=${attn_penalty_weight:-0.005}
+mlp_penalty_weight=${mlp_penalty_weight:-0.05}
 head_distance_threshold=${head_distance_threshold:-0.2}
 for name in epochs warmup-updates max-tokens; do check_count "$name"; done
 for name in lr seed attn-penalty-weight mlp-penalty-weight near-zero; do check_number "$name"; done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 
 
 def main() -> None:
@@ -11,6 +12,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a fairseq checkpoint")
     args = parser.parse_args()
 
+    # fairseq logs advice when it is imported, which would stand before our one line.
+    logging.basicConfig(level=logging.WARNING)
     from neuroprune_fairseq.checkpoint import model_flags, read_checkpoint
 
     print(*model_flags(read_checkpoint(args.checkpoint)))

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# The whole job once, on a generated corpus: environment, corpus, pretraining, NeuroPrune,
+# translation, table, picture. What is done already is skipped.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/options.sh"
+
+# Sized for 12 minutes on 2 cores, installation included. After changing one of these, name
+# another --out: a folder keeps the results of one setting.
+arch=transformer_18x6_tiny
+train_pairs=20000
+max_tokens=2048
+lr=4e-3
+pretrain_epochs=5
+finetune_epochs=2
+warmup=200
+attn_penalty_weight=0.003
+mlp_penalty_weight=0.1
+head_distance_threshold=0.3
+tolerance=1e-3
+
+about "From nothing to a pruned translation model: at most 12 minutes on 2 cores.
+The second run continues, or skips what is done, and prints the table again."
+option out DIR runs/quickstart "where everything goes (a relative path: from the checkout)"
+parse_options "$@"
+
+steps=7
+step=0
+# step TEXT: says where we are and since when.
+step() {
+  step=$((step + 1))
+  printf '\n[%d/%d] %s (%d min %02d s so far)\n' "$step" "$steps" "$1" \
+    $((SECONDS / 60)) $((SECONDS % 60))
+}
+
+finetune() {  # LABEL, then options of finetune_neuroprune.sh
+  bash "$here/finetune_neuroprune.sh" --data "$out/corpus" --save-dir "$out/$1" \
+    --pretrained "$out/pretrained/checkpoint_last.pt" --epochs "$finetune_epochs" \
+    --lr "$lr" --warmup-updates "$warmup" --max-tokens "$max_tokens" "${@:2}"
+}
+
+evaluate() {  # LABEL
+  if grep -qsF "{\"label\": \"$1\"," "$out/results.jsonl"; then
+    echo "$1: already evaluated"
+    return
+  fi
+  bash "$here/evaluate.sh" --data "$out/corpus" --label "$1" --results "$out/results.jsonl" \
+    --checkpoint "$out/$1/checkpoint_last.pt" --tolerance "$tolerance"
+}
+
+step "Environment: 2 to 5 minutes the first time"
+source "$here/environment.sh"
+cd "$ROOT"
+mkdir -p "$out"
+
+step "Corpus: a German-English grammar makes $train_pairs pairs; half a minute"
+bash "$here/prepare.sh" --corpus toy --train-pairs "$train_pairs" --out "$out/corpus"
+
+step "Pretraining a dense model, $pretrain_epochs epochs: 3 to 4 minutes"
+bash "$here/pretrain.sh" --data "$out/corpus" --save-dir "$out/pretrained" --arch "$arch" \
+  --epochs "$pretrain_epochs" --lr "$lr" --warmup-updates "$warmup" --dropout 0 \
+  --max-tokens "$max_tokens"
+
+step "Fine-tuning it as it is, for comparison, $finetune_epochs epochs: 1 to 2 minutes"
+finetune dense --plain
+
+step "Fine-tuning it with NeuroPrune, $finetune_epochs epochs: 1 to 2 minutes"
+finetune neuroprune --attn-penalty-weight "$attn_penalty_weight" \
+  --mlp-penalty-weight "$mlp_penalty_weight" --head-distance-threshold "$head_distance_threshold"
+
+step "Translating the test set with both: half a minute"
+evaluate dense
+evaluate neuroprune
+
+step "Result"
+echo "Weights below $tolerance count as zero and are zero in the translating model."
+"$PYTHON" "$here/report.py" --results "$out/results.jsonl" --picture "$out/overview"

@@ -1,0 +1,172 @@
+"""The console scripts of the package and the Python programs behind the shell scripts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq_cli import train
+
+import neuroprune_fairseq
+from neuroprune_fairseq import checkpoint, evaluation, figures, results
+from neuroprune_fairseq.cli import user_dir
+from neuroprune_fairseq.structure import attention_blocks, mlp_blocks, prunable_weights
+
+
+@pytest.fixture
+def saved(run_train, tmp_path):
+    """An untrained checkpoint of the tiny corpus, as fairseq-train writes it."""
+
+    def save(*flags, name="run"):
+        run_train("--max-update", 1, "--disable-validation", *flags, name=name)
+        return tmp_path / name / "checkpoint_last.pt"
+
+    return save
+
+
+def generation(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "generate.txt"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_user_dir_is_the_package_and_nothing_else_is_printed(capsys):
+    user_dir([])
+    assert capsys.readouterr().out == f"{Path(neuroprune_fairseq.__file__).parent}\n"
+
+
+def test_model_flags_build_the_same_model_again(saved, corpus, tmp_path):
+    changed = ["--encoder-layers", 2, "--decoder-ffn-embed-dim", 40, "--encoder-normalize-before"]
+    state = checkpoint.read_checkpoint(saved(*changed, "--activation-fn", "gelu"))
+    parser = options.get_training_parser()
+    flags = [str(corpus), "--optimizer", "adam", *checkpoint.model_flags(state)]
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, flags))
+    task = train.tasks.setup_task(cfg.task)
+    model = task.build_model(cfg.model)
+    assert {k: v.shape for k, v in model.state_dict().items()} == {
+        k: v.shape for k, v in state["model"].items()
+    }
+    saved_model = vars(state["cfg"]["model"])
+    for name in ("activation_fn", "encoder_normalize_before", "share_all_embeddings", "dropout"):
+        assert getattr(cfg.model, name) == saved_model[name], name
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 torn"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "c.pt").write_bytes(content)
+    with pytest.raises(SystemExit, match=r"c\.pt is damaged[^\n]*$"):
+        checkpoint.read_checkpoint(tmp_path / "c.pt")
+
+
+def test_a_file_that_is_no_fairseq_checkpoint_is_refused_in_one_line(tmp_path):
+    torch.save({"weights": torch.ones(2)}, tmp_path / "c.pt")
+    with pytest.raises(SystemExit, match=r"c\.pt is no checkpoint of fairseq-train"):
+        checkpoint.read_checkpoint(tmp_path / "c.pt")
+
+
+def test_the_copy_for_a_tolerance_zeroes_small_prunable_weights_and_nothing_else(
+    saved, corpus, tmp_path
+):
+    path = saved()
+    checkpoint.write_without_small_weights(path, tmp_path / "copy.pt", 0.02, corpus)
+    before, after = (checkpoint.load_model(each, corpus) for each in (path, tmp_path / "copy.pt"))
+    names = {id(parameter): name for name, parameter in before.named_parameters()}
+    prunable = {
+        names[id(weight)]
+        for weight in prunable_weights([*attention_blocks(before), *mlp_blocks(before)])
+    }
+    assert len(prunable) == 18 * 3 + 12 * 2
+    for name, old in before.state_dict().items():
+        expected = torch.where(old.abs() < 0.02, 0.0, old) if name in prunable else old
+        assert torch.equal(after.state_dict()[name], expected), name
+
+
+def test_hypotheses_come_back_in_the_order_of_the_corpus(tmp_path):
+    text = (
+        "S-2\tc\nH-2\t-0.1\tthree\x85 lines\nD-2\t-0.1\tx\nH-0\t-0.2\tone\nH-0\t-9\tno\nH-1\t-1\t\n"
+    )
+    path = generation(tmp_path, text)
+    assert evaluation.read_hypotheses(path) == ["one", "", "three\x85 lines"]
+
+
+def test_a_missing_hypothesis_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="lacks translations"):
+        evaluation.read_hypotheses(generation(tmp_path, "H-0\t-1\ta\nH-2\t-1\tb\n"))
+
+
+def test_speed_is_fairseqs_own(tmp_path):
+    line = (
+        "| Translated 1,014 sentences (15,204 tokens) in 9.5s (106.7 sentences/s, 1600.42 tokens/s)"
+    )
+    assert evaluation.read_speed(generation(tmp_path, line)) == {
+        "generation_seconds": 9.5,
+        "generated_tokens": 15204,
+        "tokens_per_second": 1600.42,
+    }
+
+
+def test_bleu_is_case_sensitive_and_its_lowercased_twin_is_not():
+    references = ["The small cat sat on the mat .", "A dog barks at the old Moon ."]
+    scores = evaluation.bleu_scores([line.lower() for line in references], references)
+    assert scores["bleu"] < 90
+    assert scores["bleu_lowercased"] == pytest.approx(100)
+    assert "case:mixed" in scores["bleu_signature"]
+    assert "case:lc" in scores["bleu_lowercased_signature"]
+
+
+def test_each_record_is_one_line_and_reading_returns_them_in_order(tmp_path):
+    path = tmp_path / "new" / "results.jsonl"
+    records = [{"label": "ä\n", "bleu": 1.5}, {"label": "b", "bleu": 2}]
+    for record in records:
+        evaluation.append_line(path, record)
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 2
+    assert results.read_records(path) == records
+
+
+@pytest.mark.parametrize("text", ["", "\n", '{"bleu": 1}\n{"bleu"', "[1]\n", '{"other": 1}\n'])
+def test_empty_or_damaged_results_are_refused_in_one_line(tmp_path, text):
+    (tmp_path / "r.jsonl").write_text(text)
+    with pytest.raises(SystemExit, match=r"r\.jsonl[^\n]*$"):
+        results.read_records(tmp_path / "r.jsonl")
+
+
+RECORD = {
+    "bleu": 35.428,
+    "heads_kept": 3,
+    "heads_total": 4,
+    "heads_kept_per_module": {"encoder.layers.0.self_attn": 2, "decoder.layers.0.encoder_attn": 1},
+    "attn_sparsity": 0.25,
+    "mlp_sparsity": 0.5,
+    "total_sparsity": 0.4,
+    "generation_seconds": 9.04,
+}
+
+
+def test_the_table_has_a_row_for_each_record_with_every_number():
+    records = [{"label": "dense", **RECORD}, {"label": "p", "train_seconds": 12, **RECORD}]
+    lines = results.format_table(records).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[2] == ["dense", "35.43", "3 of 4", "0.250", "0.500", "0.400", "-", "9.0"]
+    assert cells[3][6] == "12"
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_the_overview_is_written_as_png_and_svg_and_leaves_no_temporary_file(tmp_path):
+    records = [{"label": name, **RECORD} for name in ("dense", "pruned")]
+    paths = figures.draw_overview(records, tmp_path / "overview")
+    assert sorted(path.name for path in paths) == ["overview.png", "overview.svg"]
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    assert paths[0].read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in paths[1].read_bytes()
+
+
+def test_training_facts_are_read_from_beside_the_checkpoint(tmp_path):
+    assert evaluation.training_facts(tmp_path / "c.pt") == {}
+    (tmp_path / "command.txt").write_text("fairseq-train x\n")
+    (tmp_path / "finished.json").write_text(json.dumps({"train_seconds": 7}))
+    facts = evaluation.training_facts(tmp_path / "c.pt")
+    assert facts == {"train_command": "fairseq-train x", "train_seconds": 7}

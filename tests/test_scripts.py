@@ -1,0 +1,352 @@
+"""The shell scripts: options, refusals, what they pass on, and how an environment is made.
+
+Where a script would train, a stand-in for Python notes the arguments instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("prepare", "pretrain", "finetune_neuroprune", "evaluate", "quickstart", "test")
+
+
+def run(script, *arguments, **environment):
+    """Runs scripts/NAME.sh; returns the finished process."""
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts" / f"{script}.sh"), *map(str, arguments)],
+        env={**os.environ, "NEUROPRUNE_PYTHON": sys.executable, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def write_program(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """A Python whose ``-m fairseq_cli.train`` notes its arguments; fails where told to."""
+    program = f"""#!/usr/bin/env bash
+if [ "$1 $2" != "-m fairseq_cli.train" ]; then exec {sys.executable} "$@"; fi
+shift 2
+printf '%s\\n' "$@" >>"{tmp_path}/calls"
+echo "2026-01-01 | INFO | train | epoch 001 | loss 2"
+if [ -e "{tmp_path}/fail" ]; then echo "no such thing" >&2; exit 3; fi
+"""
+    return str(write_program(tmp_path / "python", program))
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder that looks like a prepared corpus."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("dict.de.txt", "dict.en.txt", "train.de-en.de.idx"):
+        (folder / name).touch()
+    return folder
+
+
+def calls(tmp_path) -> list[str]:
+    path = tmp_path / "calls"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def as_dict(arguments: list[str]) -> dict[str, str]:
+    """Flags and their values; the last of equal flags counts."""
+    pairs = zip(arguments, [*arguments[1:], ""])
+    return {flag: value for flag, value in pairs if flag.startswith("--")}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_names_the_options_and_needs_no_environment(script):
+    done = run(script, "--help", NEUROPRUNE_PYTHON="")
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout.lower()
+    assert "--" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("pretrain", [], "--data DIR is missing"),
+        ("pretrain", ["--data"], "--data needs a value"),
+        ("pretrain", ["--data", "--save-dir", "x"], "--data needs a value, not the option"),
+        ("pretrain", ["--data=", "--save-dir", "x"], "--data needs a value"),
+        ("pretrain", ["--data", "nowhere", "--save-dir", "x"], "--data nowhere: no such folder"),
+        ("pretrain", ["--data", "{tmp}", "--save-dir", "x"], "holds no prepared corpus"),
+        ("pretrain", ["corpus"], "unexpected argument 'corpus'"),
+        ("pretrain", ["--data", "{data}", "--save-dir", "x", "--epochs", "0"], "--epochs must be"),
+        ("pretrain", ["--data", "{data}", "--save-dir", "x", "--lr=fast"], "--lr must be a number"),
+        ("finetune_neuroprune", ["--data", "{data}"], "--pretrained CHECKPOINT is missing"),
+        (
+            "finetune_neuroprune",
+            ["--data", "{data}", "--pretrained", "nope.pt", "--save-dir", "x"],
+            "--pretrained nope.pt: no such file",
+        ),
+        ("quickstart", ["--fast"], "unknown option --fast"),
+        ("prepare", [], "--corpus is missing"),
+        ("prepare", ["--corpus", "wmt"], "--corpus wmt is unknown"),
+        ("evaluate", ["--data", "nowhere", "--checkpoint", "x"], "--data nowhere: no such folder"),
+        ("evaluate", ["--data", "x"], "--checkpoint"),
+        ("evaluate", ["--python", "/no/python", "--data", "x"], "--python /no/python does not run"),
+    ],
+)
+def test_wrong_options_end_in_one_clear_line(tmp_path, data, script, arguments, message):
+    filled = [argument.format(tmp=tmp_path, data=data) for argument in arguments]
+    done = run(script, *filled)
+    assert done.returncode != 0
+    assert message in done.stderr
+    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1
+    assert done.stderr.splitlines()[-1] == errors[0]
+    assert "Traceback" not in done.stderr
+    assert not Path("x").exists()
+
+
+def test_pretraining_passes_exactly_the_documented_settings_to_fairseq(tmp_path, data, stand_in):
+    options = "--arch transformer_18x6_small --epochs 12 --lr 2e-3 --warmup-updates 600"
+    options += " --dropout 0.1"
+    done = run(
+        "pretrain",
+        *("--data", data, "--save-dir", tmp_path / "run", *options.split()),
+        NEUROPRUNE_PYTHON=stand_in,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = f"""{data} --user-dir {ROOT}/neuroprune_fairseq --task translation
+        --arch transformer_18x6_small --share-all-embeddings --optimizer adam
+        --adam-betas '(0.9, 0.98)' --clip-norm 0.0 --weight-decay 0.0001 --lr 2e-3
+        --lr-scheduler inverse_sqrt --warmup-updates 600 --dropout 0.1
+        --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --max-tokens 4096
+        --max-epoch 12 --seed 1 --no-epoch-checkpoints --log-interval 25
+        --save-dir {tmp_path}/run"""
+    assert calls(tmp_path) == shlex.split(expected)
+
+
+def test_unknown_flags_are_passed_on_with_their_values_in_order(tmp_path, data, stand_in):
+    done = run(
+        "pretrain",
+        *("--data", data, "--patience", "3", f"--save-dir={tmp_path}/run", "--fp16"),
+        *("--", "--seed", "7", "a b"),
+        NEUROPRUNE_PYTHON=stand_in,
+    )
+    assert done.returncode == 0, done.stderr
+    assert calls(tmp_path)[-6:] == ["--patience", "3", "--fp16", "--seed", "7", "a b"]
+
+
+def test_the_recorded_command_is_the_one_that_ran(tmp_path, data, stand_in):
+    folder = tmp_path / "it's here"
+    run("pretrain", "--data", data, "--save-dir", folder, NEUROPRUNE_PYTHON=stand_in)
+    command = (folder / "command.txt").read_text()
+    plain = command.replace('"$(neuroprune-user-dir)"', f"{ROOT}/neuroprune_fairseq")
+    assert shlex.split(plain) == ["fairseq-train", *calls(tmp_path)]
+
+
+@pytest.fixture
+def finetune(tmp_path, data, stand_in):
+    """Runs finetune_neuroprune.sh on an empty checkpoint; returns the process and the flags."""
+    (tmp_path / "pretrained.pt").touch()
+
+    def run_it(*options):
+        done = run(
+            "finetune_neuroprune",
+            *("--data", data, "--pretrained", tmp_path / "pretrained.pt"),
+            *("--save-dir", tmp_path / "run", "--arch", "transformer_18x6_tiny", *options),
+            NEUROPRUNE_PYTHON=stand_in,
+        )
+        return done, as_dict(calls(tmp_path))
+
+    return run_it
+
+
+def test_finetuning_hands_all_settings_of_the_method_over(finetune, tmp_path):
+    done, flags = finetune(
+        *("--attn-penalty-weight", "1e-3", "--mlp-penalty-weight", ".2", "--near-zero", "1e-5"),
+        *("--head-distance-threshold", "0.3", "--head-merge", "fc1", "--dropout", "0.2"),
+    )
+    assert done.returncode == 0, done.stderr
+    expected = {
+        "--attn-penalty-weight": "1e-3",
+        "--mlp-penalty-weight": ".2",
+        "--near-zero": "1e-5",
+        "--head-distance-threshold": "0.3",
+        "--head-merge": "fc1",
+        "--dropout": "0.2",
+        "--finetune-from-model": f"{tmp_path}/pretrained.pt",
+        "--task": "translation_neuroprune",
+        "--criterion": "label_smoothed_cross_entropy_neuroprune",
+    }
+    assert expected.items() <= flags.items()
+
+
+def test_plain_finetuning_has_no_penalty_and_no_threshold(finetune):
+    done, flags = finetune("--plain")
+    assert done.returncode == 0, done.stderr
+    assert flags["--attn-penalty-weight"] == flags["--mlp-penalty-weight"] == "0"
+    assert "--head-distance-threshold" not in flags
+
+
+def test_plain_and_a_penalty_exclude_each_other(finetune):
+    done, flags = finetune("--plain", "--mlp-penalty-weight", "0.1")
+    assert done.returncode == 2
+    assert "--plain excludes" in done.stderr
+    assert not flags
+
+
+def test_a_finished_run_is_skipped_by_the_same_command(tmp_path, data, stand_in):
+    for _ in range(2):
+        done = run(
+            "pretrain",
+            *("--data", data, "--save-dir", tmp_path / "run"),
+            NEUROPRUNE_PYTHON=stand_in,
+        )
+        assert done.returncode == 0, done.stderr
+    assert calls(tmp_path).count("--max-epoch") == 1
+    assert "already trained" in done.stdout
+    finished = json.loads((tmp_path / "run" / "finished.json").read_text())
+    assert finished["sessions"] == 1
+    assert 0 <= finished["train_seconds"] < 60
+
+
+def test_another_command_never_touches_the_results_of_the_first(tmp_path, data, stand_in):
+    folder = tmp_path / "run"
+    command = ("--data", data, "--save-dir", folder)
+    run("pretrain", *command, NEUROPRUNE_PYTHON=stand_in)
+    (folder / "checkpoint_last.pt").write_text("precious")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for finished in (True, False):
+        if not finished:
+            (folder / "finished.json").unlink()
+            before.pop("finished.json")
+        done = run("pretrain", *command, "--epochs", "16", NEUROPRUNE_PYTHON=stand_in)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert "holds another command's results" in done.stderr
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert calls(tmp_path).count("--max-epoch") == 1
+
+
+def test_a_failed_run_is_not_finished_says_why_and_can_be_corrected(tmp_path, data, stand_in):
+    folder, command = tmp_path / "run", ("--data", data, "--save-dir", tmp_path / "run")
+    (tmp_path / "fail").touch()
+    done = run("pretrain", *command, NEUROPRUNE_PYTHON=stand_in)
+    assert done.returncode == 2
+    assert "fairseq-train failed (exit status 3)" in done.stderr.splitlines()[-1]
+    assert "no such thing" in (folder / "train.log").read_text()
+    assert not (folder / "finished.json").exists()
+    (tmp_path / "fail").unlink()
+    done = run("pretrain", *command, "--lr", "1e-3", NEUROPRUNE_PYTHON=stand_in)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "finished.json").read_text())["sessions"] == 2
+
+
+@pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
+def test_two_trainings_in_one_folder_at_once_are_refused(tmp_path, data, stand_in):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with subprocess.Popen(
+        ["flock", str(folder / ".lock"), "sh", "-c", "echo locked; exec cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        holder.stdout.readline()
+        done = run("pretrain", "--data", data, "--save-dir", folder, NEUROPRUNE_PYTHON=stand_in)
+        holder.stdin.close()
+    assert done.returncode == 2
+    assert "another training is running there" in done.stderr
+    assert not calls(tmp_path)
+
+
+def test_a_named_interpreter_without_the_packages_gets_one_line(tmp_path, data):
+    bare = write_program(tmp_path / "bare", f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    done = run("pretrain", "--data", data, "--save-dir", tmp_path / "run", "--python", bare)
+    assert done.returncode == 2
+    assert "lacks torch, fairseq" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout of scripts only, with stand-ins for Python, venv and pip on the PATH."""
+    folder = tmp_path / "checkout"
+    (folder / "scripts").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "environment.sh", folder / "scripts")
+    for name in ("setup.py", "constraints.txt"):
+        (folder / name).write_text("1\n")
+    write_program(tmp_path / "bin" / "python3.11", "#!/bin/sh\necho 'a shim' >&2\nexit 127\n")
+    python = f"""#!/usr/bin/env bash
+case "$*" in
+  "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+  *"pip install"*) echo install >>"{tmp_path}/log"; sleep 0.3; [ ! -e "{tmp_path}/fail" ] ;;
+  *"pip --version"*) [[ $0 = *.venv* ]] ;;
+esac
+"""
+    write_program(tmp_path / "bin" / "python3.12", python)
+    command = ["bash", "-euo", "pipefail", "-c", 'source "$0"; echo "$PYTHON"']
+    command += [str(folder / "scripts" / "environment.sh")]
+    environment = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
+
+    def start():
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    start.folder = folder
+    return start
+
+
+def installations(tmp_path) -> int:
+    path = tmp_path / "log"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_the_environment_is_made_once_by_the_first_python_that_really_runs(checkout, tmp_path):
+    for _ in range(2):
+        process = checkout()
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert output == f"{checkout.folder}/.venv/bin/python\n"
+    assert installations(tmp_path) == 1
+
+
+def test_changed_constraints_are_installed(checkout, tmp_path):
+    checkout().communicate()
+    (checkout.folder / "constraints.txt").write_text("2\n")
+    checkout().communicate()
+    assert installations(tmp_path) == 2
+
+
+def test_a_failed_installation_does_not_count_as_done(checkout, tmp_path):
+    (tmp_path / "fail").touch()
+    process = checkout()
+    output, errors = process.communicate()
+    assert process.returncode == 2
+    assert "the installation into" in errors.splitlines()[-1]
+    (tmp_path / "fail").unlink()
+    process = checkout()
+    process.communicate()
+    assert process.returncode == 0
+    assert installations(tmp_path) == 2
+
+
+@pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
+def test_two_scripts_that_start_at_once_install_once(checkout, tmp_path):
+    processes = [checkout(), checkout()]
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    assert installations(tmp_path) == 1
