@@ -19,7 +19,7 @@ from neuroprune_fairseq.errors import refuse
 from neuroprune_fairseq.penalties import attention_penalty, mlp_penalty
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
-SOLVERS = ("subgradient",)
+SOLVERS = ("subgradient", "proximal")
 
 
 @dataclass
@@ -46,7 +46,11 @@ class NeuropruneCriterionConfig(LabelSmoothedCrossEntropyCriterionConfig):
     )
     penalty_solver: ChoiceEnum(SOLVERS) = field(
         default="subgradient",
-        metadata={"help": "how the penalties act: subgradient, in the loss as in the paper"},
+        metadata={
+            "help": "how the penalties act: subgradient, in the loss as in the paper (weights get "
+            "small), or proximal, after every optimizer step (exact zeros; needs the task "
+            "translation_neuroprune)"
+        },
     )
 
 
@@ -81,10 +85,22 @@ class NeuropruneCriterion(LabelSmoothedCrossEntropyCriterion):
         ):
             if not 0 <= value < float("inf"):
                 refuse(f"{flag} {value} must be a finite number >= 0")
+        if penalty_solver == "proximal" and not getattr(task, "makes_proximal_steps", False):
+            refuse("--penalty-solver proximal needs --task translation_neuroprune")
         self.attn_penalty_weight = attn_penalty_weight
         self.mlp_penalty_weight = mlp_penalty_weight
         self.near_zero = near_zero
-        self.penalty_solver = penalty_solver
+        self.penalty_solver = str(penalty_solver)
+
+    def release(self) -> None:
+        """Drop the penalties for the rest of the run: the targets are reached."""
+        self.attn_penalty_weight = self.mlp_penalty_weight = 0.0
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether the task must make proximal steps for the penalties."""
+        weighted = self.attn_penalty_weight or self.mlp_penalty_weight
+        return self.penalty_solver == "proximal" and bool(weighted)
 
     def penalty(self, model: nn.Module) -> Optional[Tensor]:
         """The weighted sum alpha R_attn + beta R_mlp, None when both weights are 0.
@@ -116,7 +132,8 @@ class NeuropruneCriterion(LabelSmoothedCrossEntropyCriterion):
             loss (scalar, summed over tokens), sample_size, logging_output (plain loss).
         """
         loss, sample_size, logging_output = super().forward(model, sample, reduce)
-        penalty = self.penalty(model) if model.training and reduce else None
+        in_loss = model.training and reduce and self.penalty_solver == "subgradient"
+        penalty = self.penalty(model) if in_loss else None
         if penalty is not None:
             loss = loss + sample_size * penalty
         return loss, sample_size, logging_output

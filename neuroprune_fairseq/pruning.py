@@ -93,21 +93,35 @@ def _check_arguments(model: nn.Module, threshold: float, merge: str) -> None:
 
 
 @torch.no_grad()
+def remove_heads_(attention: AttentionBlock, replaced: dict[int, int | None], merge: str) -> None:
+    """Merge heads into those that replace them, then zero them, in place.
+
+    Args:
+        attention: one attention block.
+        replaced: head -> the head that replaces it, None for a head that is just dropped.
+        merge: as in :func:`eliminate_redundant_heads`.
+    """
+    for head, dominator in replaced.items():
+        if dominator is not None:
+            _merge_(attention, merge, head, dominator)
+    device = attention.out_proj.weight.device
+    zero_heads_(attention, torch.tensor(list(replaced), dtype=torch.long, device=device))
+
+
+@torch.no_grad()
 def _eliminate_in_(attention: AttentionBlock, threshold: float, merge: str) -> dict[str, Any]:
     """Algorithm 2 on one module; returns the record of what was done."""
     alive = head_mask(attention).nonzero().flatten()
     distances = head_distances(attention)[alive][:, alive]
     dominators = alive[find_dominators(distances <= threshold).to(alive.device)]
     redundant = dominators != alive
-    pairs = list(zip(alive[redundant].tolist(), dominators[redundant].tolist()))
-    for head, dominator in pairs:
-        _merge_(attention, merge, head, dominator)
-    zero_heads_(attention, alive[redundant])
+    replaced = dict(zip(alive[redundant].tolist(), dominators[redundant].tolist()))
+    remove_heads_(attention, replaced, merge)
     off_diagonal = distances[~torch.eye(len(alive), dtype=torch.bool, device=alive.device)]
     return {
         "module": attention.name,
         "heads_kept": alive[~redundant].tolist(),
-        "replaced": dict(pairs),
+        "replaced": replaced,
         "smallest_distance": off_diagonal.min().item() if len(off_diagonal) else None,
     }
 

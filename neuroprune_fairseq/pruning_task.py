@@ -60,6 +60,9 @@ class PruningTask(TranslationTask):
     def start_(self) -> None:
         """An epoch begins, also in a resumed run; the model is at hand."""
 
+    def before_update_(self) -> None:
+        """Before every optimizer step; the model holds the gradients of this update."""
+
     def after_update_(self) -> None:
         """After every optimizer step."""
 
@@ -90,9 +93,11 @@ class PruningTask(TranslationTask):
         self.start_()
 
     def optimizer_step(self, optimizer, model, update_num):
+        self.optimizer = optimizer
+        self.before_update_()
         if self.trains_weights:
             super().optimizer_step(optimizer, model, update_num)
-        self.optimizer, self.num_updates, self._updated = optimizer, update_num + 1, True
+        self.num_updates, self._updated = update_num + 1, True
         self.after_update_()
         if self._train_iterator.end_of_epoch():
             self._end_epoch()

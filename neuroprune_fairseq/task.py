@@ -1,22 +1,29 @@
-"""fairseq's translation task that removes redundant heads after every epoch (Algorithm 1)."""
+"""fairseq's translation task with NeuroPrune: Algorithm 1, and targets beyond the paper."""
+
+# ruff: noqa: UP045  (fairseq reads its flags' types off the dataclass and knows no X | None)
 
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
+from omegaconf import II
 
 from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.head_selection import HEAD_CRITERIA
 from neuroprune_fairseq.precision import master_weights
+from neuroprune_fairseq.proximal import proximal_step_
 from neuroprune_fairseq.pruning import MERGES, PrunedHeads, eliminate_redundant_heads
 from neuroprune_fairseq.pruning_task import PruningTask, PruningTaskConfig
+from neuroprune_fairseq.target_controller import TargetController, Targets, total_updates
+from neuroprune_fairseq.targets import Schedule
 
 
 @dataclass
 class TranslationNeuropruneConfig(PruningTaskConfig):
     """Flags of the task."""
 
-    head_distance_threshold: Optional[float] = field(  # noqa: UP045  (fairseq knows no X | None)
+    head_distance_threshold: Optional[float] = field(
         default=None,
         metadata={
             "help": "theta: after every epoch, heads whose Q, K, V weights differ by at most "
@@ -31,28 +38,125 @@ class TranslationNeuropruneConfig(PruningTaskConfig):
             "out_proj columns, fc1 its columns of fc1 (the paper's wording), none nothing"
         },
     )
+    target_heads: Optional[int] = field(
+        default=None,
+        metadata={"help": "end with exactly this many heads of the whole model"},
+    )
+    target_attn_sparsity: Optional[float] = field(
+        default=None, metadata={"help": "share of zeros among the q, k, v weights to end with"}
+    )
+    target_mlp_sparsity: Optional[float] = field(
+        default=None, metadata={"help": "share of zeros among the fc1, fc2 weights to end with"}
+    )
+    target_sparsity: Optional[float] = field(
+        default=None, metadata={"help": "share of zeros among all of these weights to end with"}
+    )
+    target_update: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "update at which the targets are reached; from then on zeros are held and the "
+            "rest trains on without penalty (default: two thirds of the run)"
+        },
+    )
+    target_interval: int = field(
+        default=10, metadata={"help": "updates between two steps towards the targets"}
+    )
+    head_criterion: ChoiceEnum(HEAD_CRITERIA) = field(
+        default="both",
+        metadata={
+            "help": "which heads go to reach --target-heads: redundancy (the closest first, as in "
+            "the paper), importance (the least important to the loss first), both (importance "
+            "scaled by the distance to the nearest other head)"
+        },
+    )
+    max_epoch: int = II("optimization.max_epoch")
+    max_update: int = II("optimization.max_update")
+    update_freq: Any = II("optimization.update_freq")
 
 
 @register_task("translation_neuroprune", dataclass=TranslationNeuropruneConfig)
 class TranslationNeuropruneTask(PruningTask):
-    """Translation with NeuroPrune's head pruning; the penalties are the criterion's."""
+    """Translation with NeuroPrune's head pruning, and its targets if there are any.
+
+    The penalties are the criterion's; its proximal solver acts here, after the optimizer.
+    """
+
+    makes_proximal_steps = True
 
     def __init__(self, cfg: TranslationNeuropruneConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
         threshold = cfg.head_distance_threshold
         if threshold is not None and not threshold >= 0:
             refuse(f"--head-distance-threshold {threshold} is not a distance; it must be >= 0")
-        self._pruned_heads: Optional[PrunedHeads] = None  # noqa: UP045
+        self._targets = Targets(
+            heads=cfg.target_heads,
+            attn=cfg.target_attn_sparsity,
+            mlp=cfg.target_mlp_sparsity,
+            total=cfg.target_sparsity,
+            head_criterion=str(cfg.head_criterion),
+            merge=str(cfg.head_merge),
+        )
+        if threshold is not None and self._targets.heads is not None:
+            refuse("--target-heads finds the threshold itself; drop --head-distance-threshold")
+        self._controller: Optional[TargetController] = None
+        self._restored: dict[str, Any] = {}
+        self._pruned_heads: Optional[PrunedHeads] = None
 
     def start_(self) -> None:
         self._pruned_heads = PrunedHeads(self.model)
+        if self._targets:
+            if self._controller is None:
+                schedule = self._schedule()
+                self._targets.check(self.model)
+                self._controller = TargetController(self._targets, schedule, self._restored)
+            self._controller.start_(self.model)
+
+    def _schedule(self) -> Schedule:
+        """From a tenth of the run to --target-update, by default two thirds of it."""
+        length = total_updates(
+            len(self._train_iterator),
+            list(self.cfg.update_freq),
+            self.cfg.max_epoch,
+            self.cfg.max_update,
+        )
+        if not length:
+            refuse("targets need --max-epoch or --max-update: when must they be reached?")
+        end = self.cfg.target_update if self.cfg.target_update else 2 * length // 3
+        if not 1 <= end <= length:
+            refuse(f"--target-update {end} must be within the run's {length} updates")
+        return Schedule(min(length // 10, end - 1), end, max(1, self.cfg.target_interval))
+
+    def before_update_(self) -> None:
+        if self._controller:
+            self._controller.before_update_(self.model)
 
     def after_update_(self) -> None:
-        if self._pruned_heads:
-            with master_weights(self.optimizer):
+        shrinks = getattr(self._criterion, "shrinks", False)
+        if not (shrinks or self._pruned_heads or self._controller):
+            return
+        with master_weights(self.optimizer):
+            if shrinks:
+                self._shrink_()
+            if self._pruned_heads:
                 self._pruned_heads.zero_()
+            if self._controller and self._controller.after_update_(self.model, self.num_updates):
+                self._pruned_heads = PrunedHeads(self.model)
+        if self._controller and self._controller.finished:
+            self._criterion.release()
+
+    def _shrink_(self) -> None:
+        """The proximal solver's step for the penalties."""
+        proximal_step_(
+            self.model,
+            self.optimizer.get_lr(),
+            self._criterion.attn_penalty_weight,
+            self._criterion.mlp_penalty_weight,
+            self._criterion.near_zero,
+        )
 
     def at_epoch_end_(self) -> dict[str, Any]:
+        if self._controller:
+            return {"modules": self._controller.epoch_records(self.model)}
         if self.cfg.head_distance_threshold is None:
             return {}
         with master_weights(self.optimizer):
@@ -61,3 +165,11 @@ class TranslationNeuropruneTask(PruningTask):
             )
         self._pruned_heads = PrunedHeads(self.model)
         return {"modules": modules}
+
+    def get_checkpoint_dict(self):
+        inherited = super().get_checkpoint_dict()  # first: it may end the epoch
+        state = self._controller.state_dict() if self._controller else self._restored
+        return {**inherited, type(self).__name__: state} if state else inherited
+
+    def set_checkpoint_dict(self, state):
+        self._restored = state

@@ -1,0 +1,172 @@
+"""Steers a training run to its targets; its state is plain values and one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from neuroprune_fairseq import sparsity
+from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.head_selection import HEAD_CRITERIA, keep_heads_
+from neuroprune_fairseq.importance import GradientImportance
+from neuroprune_fairseq.structure import attention_blocks
+from neuroprune_fairseq.targets import HeldZeros, Schedule, sparsify_
+
+PARTS = ("attn", "mlp", "total")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What was asked for; None where nothing was.
+
+    Raises:
+        SystemExit: one line for a target that can't be met, as soon as that is known.
+    """
+
+    heads: int | None = None
+    attn: float | None = None
+    mlp: float | None = None
+    total: float | None = None
+    head_criterion: str = "both"
+    merge: str = "out_proj"
+
+    def __post_init__(self) -> None:
+        if self.head_criterion not in HEAD_CRITERIA:
+            refuse(f"--head-criterion {self.head_criterion} is none of {', '.join(HEAD_CRITERIA)}")
+        if self.heads is not None and self.heads < 1:
+            refuse(f"--target-heads {self.heads} must be at least 1")
+        for part, value in self.sparsities.items():
+            if not 0 <= value < 1:
+                flag = _flag(part)
+                refuse(f"{flag} {value} must be a share in [0, 1), such as 0.8 for 80 % zeros")
+        if self.total is not None and (self.attn is not None or self.mlp is not None):
+            refuse("--target-sparsity excludes --target-attn-sparsity and --target-mlp-sparsity")
+
+    @property
+    def sparsities(self) -> dict[str, float]:
+        """The sparsities that were asked for, by part."""
+        asked = ((part, getattr(self, part)) for part in PARTS)
+        return {part: value for part, value in asked if value is not None}
+
+    def __bool__(self) -> bool:
+        return self.heads is not None or bool(self.sparsities)
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse in one line what this model cannot meet."""
+        blocks = attention_blocks(model)
+        heads = int(sum(sparsity.head_mask(block).sum() for block in blocks))
+        if self.heads is None:
+            return
+        if self.heads > heads:
+            refuse(f"--target-heads {self.heads} must be at most {heads}, what the model has")
+        if self.head_criterion == "redundancy" and self.heads < len(blocks):
+            refuse(
+                f"--target-heads {self.heads} is below {len(blocks)}: redundancy alone leaves one "
+                "head in every attention module; use --head-criterion both or importance"
+            )
+        share_gone = 1 - self.heads / sum(block.num_heads for block in blocks)
+        if self.attn is not None and share_gone > self.attn + 0.005:
+            refuse(
+                f"--target-heads {self.heads} alone makes {share_gone:.3f} of the attention "
+                f"weights zero, more than --target-attn-sparsity {self.attn}"
+            )
+
+
+def _flag(part: str) -> str:
+    return "--target-sparsity" if part == "total" else f"--target-{part}-sparsity"
+
+
+def total_updates(batches: int, update_freq: Sequence[int], max_epoch: int, max_update: int) -> int:
+    """Length of a run in updates, from fairseq's settings.
+
+    Args:
+        batches: batches per epoch and worker.
+        update_freq: --update-freq, one entry per epoch, the last for all that follow.
+        max_epoch: --max-epoch, 0 for none.
+        max_update: --max-update, 0 for none.
+    """
+    epochs = range(max_epoch)
+    freqs = (update_freq[min(epoch, len(update_freq) - 1)] for epoch in epochs)
+    by_epochs = sum(-(-batches // freq) for freq in freqs)
+    lengths = [length for length in (by_epochs, max_update) if length > 0]
+    return min(lengths) if lengths else 0
+
+
+class TargetController:
+    """Edits the model along a schedule until the targets are met, then holds the zeros."""
+
+    def __init__(self, targets: Targets, schedule: Schedule, state: dict[str, Any]) -> None:
+        """Start afresh, or go on from the ``state`` of a checkpoint ({} for none)."""
+        self.targets = targets
+        self.schedule = schedule
+        self.importance = GradientImportance(values=state.get("importance"))
+        self._start: dict[str, float] = state.get("start", {})
+        self._held: HeldZeros | None = None
+        self._replaced: dict[str, dict[int, Any]] = {}
+        self.finished = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to be the same run."""
+        return {"importance": self.importance.values, "start": self._start}
+
+    def start_(self, model: nn.Module) -> None:
+        """An epoch begins: note where the run started; hold the zeros that are there."""
+        if not self._start:
+            found = sparsity.measure(model)
+            self._start = {part: found[f"{part}_sparsity"] for part in PARTS}
+            self._start["heads"] = found["heads_kept"]
+        if self.targets.sparsities:
+            self._held = HeldZeros(model)
+
+    def before_update_(self, model: nn.Module) -> None:
+        """Measure importance while there are heads to choose."""
+        if self.targets.heads is not None and not self.finished:
+            self.importance.update(model)
+
+    def after_update_(self, model: nn.Module, num_updates: int) -> bool:
+        """Hold zeros and, when the schedule says so, make more.
+
+        Args:
+            model: with fp32 parameters (precision.master_weights).
+            num_updates: how many updates the run has made.
+
+        Returns:
+            Whether heads or weights were zeroed.
+        """
+        if self._held is not None:
+            self._held.zero_()
+        self.finished = num_updates >= self.schedule.end
+        if not self.schedule.acts(num_updates):
+            return False
+        progress = self.schedule.progress(num_updates)
+        self._remove_heads_(model, progress)
+        for part, goal in self.targets.sparsities.items():
+            start = self._start[part]
+            sparsify_(model, part, start + (goal - start) * progress)
+        if self.targets.sparsities:
+            self._held = HeldZeros(model)
+        return True
+
+    def _remove_heads_(self, model: nn.Module, progress: float) -> None:
+        if self.targets.heads is None:
+            return
+        surplus = self._start["heads"] - self.targets.heads
+        keep = self.targets.heads + round(surplus * (1.0 - progress))
+        records = keep_heads_(
+            model, keep, self.targets.head_criterion, self.importance, self.targets.merge
+        )
+        for record in records:
+            self._replaced.setdefault(record["module"], {}).update(record["replaced"])
+
+    def epoch_records(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Per module what happened since the last call, for the epoch's JSON line."""
+        records = []
+        for block in attention_blocks(model):
+            kept = sparsity.head_mask(block).nonzero().flatten().tolist()
+            replaced = self._replaced.get(block.name, {})
+            records.append({"module": block.name, "heads_kept": kept, "replaced": replaced})
+        self._replaced = {}
+        return records
