@@ -1,6 +1,7 @@
 """The proximal solver: exact zeros for the penalties of Eq. 1 and 2.
 
-Both penalties are sums over rows of a function that is concave in the magnitudes of a row,
+Both penalties are sums over rows of a function that is concave in the l1 norm of a row (for
+Eq. 1 with the row's share of missing entries held fixed, as its gradient holds it),
 F = sum_i f_i(sum_j |w_ij|). At the current weights a concave f lies below its tangent, so
 
     F(W) <= F(W0) + sum_i s_i sum_j (|w_ij| - |w0_ij|),   s_i = f_i'(row i's l1 norm at W0)

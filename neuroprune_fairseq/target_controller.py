@@ -105,12 +105,16 @@ class TargetController:
         self.importance = GradientImportance(values=state.get("importance"))
         self._start: dict[str, float] = state.get("start", {})
         self._held: HeldZeros | None = None
-        self._replaced: dict[str, dict[int, Any]] = {}
+        self._replaced: dict[str, dict[int, Any]] = state.get("replaced", {})
         self.finished = False
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to be the same run."""
-        return {"importance": self.importance.values, "start": self._start}
+        return {
+            "importance": self.importance.values,
+            "start": self._start,
+            "replaced": self._replaced,  # since the last epoch's record
+        }
 
     def start_(self, model: nn.Module) -> None:
         """An epoch begins: note where the run started; hold the zeros that are there."""

@@ -1,0 +1,161 @@
+"""The schedule, exact counts, and what is refused at the start."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_task import assert_equal_weights, epoch_lines
+
+from neuroprune_fairseq.head_selection import by_redundancy, keep_heads_
+from neuroprune_fairseq.importance import GradientImportance
+from neuroprune_fairseq.pruning import eliminate_redundant_heads
+from neuroprune_fairseq.redundancy import head_distances
+from neuroprune_fairseq.sparsity import measure
+from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
+from neuroprune_fairseq.target_controller import Targets, total_updates
+from neuroprune_fairseq.targets import Schedule, attention_scores, mlp_scores, sparsify_
+
+
+def test_the_schedule_is_cubic_between_start_and_end():
+    schedule = Schedule(start=100, end=200)
+    assert schedule.progress(100) == 0.0 and schedule.progress(50) == 0.0
+    assert schedule.progress(150) == pytest.approx(0.875)
+    assert schedule.progress(200) == schedule.progress(500) == 1.0
+
+
+def test_the_schedule_acts_at_its_interval_and_always_at_the_end():
+    schedule = Schedule(start=100, end=123, interval=10)
+    assert [n for n in range(300) if schedule.acts(n)] == [110, 120, 123]
+
+
+def test_attention_scores_are_the_multiple_of_the_slope_that_would_zero_a_weight(build_model):
+    block = attention_blocks(build_model())[0]
+    row = sum(weight[:, 5].abs().sum() for weight in block.prunable_weights)
+    slope = 0.5 / row.sqrt()
+    for weight, scores in zip(block.prunable_weights, attention_scores(block)):
+        assert torch.allclose(scores[:, 5] * slope, weight[:, 5].abs())
+
+
+def test_mlp_scores_are_lower_where_more_is_missing(build_model):
+    block = mlp_blocks(build_model())[0]
+    with torch.no_grad():
+        block.fc1.weight.fill_(0.1)
+        block.fc1.weight[0, :24] = 0.0  # half of the row
+    scores = mlp_scores(block)[0]
+    assert scores[0, 30].item() == pytest.approx(0.1 / (0.5 + 1 / 48))
+    assert scores[1, 30].item() == pytest.approx(0.1 * 48)
+    assert scores[0, 0] == 0
+
+
+@pytest.mark.parametrize("part", ["attn", "mlp", "total"])
+@pytest.mark.parametrize("share", [0.0, 0.31, 0.9])
+def test_sparsify_ends_at_the_share_and_takes_zeros_first(build_model, part, share):
+    model = build_model()
+    sparsify_(model, part, share / 2)
+    before = [b.q_proj.weight == 0 for b in attention_blocks(model)]
+    sparsify_(model, part, share)
+    assert measure(model)[f"{part}_sparsity"] == pytest.approx(share, abs=1e-4)
+    after = [b.q_proj.weight == 0 for b in attention_blocks(model)]
+    assert all((new | ~old).all() for old, new in zip(before, after))
+
+
+def importance_of(*low):
+    values = torch.ones(108)
+    values[list(low)] = 0.1
+    return GradientImportance(values=values)
+
+
+def test_the_least_important_heads_go_first_and_a_module_may_go_empty(build_model):
+    model = build_model()
+    records = keep_heads_(model, 101, "importance", importance_of(0, 1, 2, 3, 4, 5, 60), "none")
+    assert records[0]["heads_kept"] == []
+    assert records[10]["replaced"] == {0: None}
+    assert measure(model)["heads_kept"] == 101
+
+
+def test_redundancy_takes_the_closest_pairs_and_exactly_as_many_as_asked(build_model):
+    model = build_model()
+    closest = sorted(
+        (head_distances(block)[i, j].item(), index)
+        for index, block in enumerate(attention_blocks(model))
+        for i in range(6)
+        for j in range(i)
+    )
+    (removal,) = by_redundancy(model, 1)
+    assert removal[0] == closest[0][1]
+    records = keep_heads_(model, 71, "redundancy", importance_of(), "out_proj")
+    assert measure(model)["heads_kept"] == 71
+    assert sum(len(record["replaced"]) for record in records) == 37
+
+
+def test_one_head_a_module_is_what_algorithm_2_leaves_at_the_smallest_threshold(build_model):
+    model = build_model()
+    blocks = attention_blocks(model)
+    distances = sorted({d for b in blocks for d in head_distances(b).flatten().tolist()})
+    for threshold in reversed(distances):
+        records = eliminate_redundant_heads(build_model(), threshold)
+        if sum(len(record["heads_kept"]) for record in records) > 18:
+            break
+        expected = [record["heads_kept"] for record in records]
+    ours = keep_heads_(model, 18, "redundancy", importance_of(), "out_proj")
+    assert [record["heads_kept"] for record in ours] == expected
+
+
+def test_of_two_equally_important_heads_the_one_that_another_resembles_goes(build_model):
+    model = build_model()
+    block = attention_blocks(model)[3]
+    with torch.no_grad():
+        for weight in block.prunable_weights:
+            weight[8:16] = weight[:8] + 1e-3
+    records = keep_heads_(model, 107, "both", importance_of(), "none")
+    assert set(records[3]["replaced"]) <= {0, 1} and len(records[3]["replaced"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"heads": 0}, "--target-heads 0 .*at least 1"),
+        ({"heads": 109}, "--target-heads 109 .*at most 108"),
+        ({"heads": 17, "head_criterion": "redundancy"}, "--target-heads 17 .*18.*--head-criterion"),
+        ({"total": 1.0}, "--target-sparsity 1.0 .*share"),
+        ({"mlp": -0.1}, "--target-mlp-sparsity -0.1 .*share"),
+        ({"total": 0.5, "mlp": 0.5}, "--target-sparsity excludes"),
+        ({"heads": 12, "attn": 0.5}, "--target-heads 12 .*--target-attn-sparsity 0.5"),
+    ],
+)
+def test_a_target_that_cannot_be_met_is_refused_in_one_line(build_model, settings, message):
+    with pytest.raises(SystemExit, match=message) as exit_:
+        Targets(**settings).check(build_model())
+    assert "\n" not in str(exit_.value)
+
+
+def test_the_length_of_a_run_counts_epochs_update_freq_and_max_update():
+    assert total_updates(10, [1], max_epoch=3, max_update=0) == 30
+    assert total_updates(10, [4], max_epoch=3, max_update=0) == 9
+    assert total_updates(10, [1, 4], max_epoch=3, max_update=0) == 16
+    assert total_updates(10, [1], max_epoch=3, max_update=12) == 12
+    assert total_updates(10, [1], max_epoch=0, max_update=12) == 12
+    assert total_updates(10, [1], max_epoch=0, max_update=0) == 0
+
+
+@pytest.mark.parametrize("criterion", ["both", "importance", "redundancy"])
+def test_a_run_ends_with_exactly_its_targets(run_train, tmp_path, criterion):
+    flags = ("--target-interval", 2, "--target-heads", 40, "--target-attn-sparsity", 0.8)
+    run_train("--max-epoch", 2, *flags, "--target-mlp-sparsity", 0.6, "--head-criterion", criterion)
+    first, last = epoch_lines(tmp_path / "run")
+    assert 40 < first["heads_kept"] < 108
+    assert last["heads_kept"] == 40 == sum(len(m["heads_kept"]) for m in last["modules"])
+    assert last["attn_sparsity"] == pytest.approx(0.8, abs=5e-3)
+    assert last["mlp_sparsity"] == pytest.approx(0.6, abs=5e-3)
+
+
+def test_a_resumed_run_with_targets_is_the_same_run(run_train, tmp_path):
+    flags = ("--max-epoch", 2, "--target-heads", 40, "--target-sparsity", 0.7)
+    flags += ("--target-interval", 2, "--save-interval-updates", 5)
+    whole = run_train(*flags, name="whole")
+    run_train(*flags, name="run")
+    folder = tmp_path / "run"
+    (folder / "checkpoint_1_5.pt").replace(folder / "checkpoint_last.pt")
+    resumed = run_train(*flags)
+    assert_equal_weights(resumed, whole)
+    assert epoch_lines(folder) == epoch_lines(tmp_path / "whole")
