@@ -47,6 +47,8 @@ class GenerationSettings:
             *("--gen-subset", self.subset, "--beam", str(self.beam)),
             *("--lenpen", str(self.lenpen), "--batch-size", str(self.batch_size)),
             *("--post-process", "sentencepiece"),
+            # fairseq's default of 8 silently drops up to 7 sentences at the end of a corpus.
+            *("--required-batch-size-multiple", "1"),
             *self.flags,
         ]
 

@@ -18,7 +18,7 @@ cd "$ROOT"
 # An interpreter that was named may lack pytest-xdist; then one process runs all tests.
 parallel=()
 if "$PYTHON" -c 'import xdist' 2>/dev/null; then
-  parallel=(-n auto --maxprocesses 8)
+  parallel=(-n auto --maxprocesses 8 --dist loadgroup)
   # One thread in each process: with more threads than cores they wait for each other.
   export OMP_NUM_THREADS=1
 fi
