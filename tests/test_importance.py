@@ -18,20 +18,20 @@ def loss_of(model, sample):
 def test_gate_gradients_equal_finite_differences_of_a_factor_on_the_head(
     build_model, sample, index
 ):
-    model = build_model().double()
+    model = build_model(activation_fn="gelu").double()  # no kinks
     block = attention_blocks(model)[index]
     loss_of(model, sample).backward()
     found = gate_gradients(block)
     for head in range(6):
         losses = []
-        for factor in (1.001, 0.999):
+        for factor in (1.01, 0.99):
             original = block.out_proj.weight.data.clone()
             with torch.no_grad():
                 block.head_columns()[:, head] *= factor
                 losses.append(loss_of(model, sample).item())
             block.out_proj.weight.data.copy_(original)
-        slope = (losses[0] - losses[1]) / 0.002
-        assert found[head].item() == pytest.approx(slope, rel=5e-3, abs=1e-5)
+        slope = (losses[0] - losses[1]) / 0.02
+        assert found[head].item() == pytest.approx(slope, rel=2e-3, abs=1e-5)
 
 
 def set_gradients(model, scale):
