@@ -7,6 +7,8 @@ from torch import nn
 from neuroprune_fairseq.compact.cutting import shapes
 from neuroprune_fairseq.structure import AttentionBlock, attention_blocks, mlp_blocks
 
+INPUTS = "input dimensions"
+
 
 def _linear_flops(*linears: nn.Linear) -> int:
     return sum(2 * linear.in_features * linear.out_features for linear in linears)
@@ -63,9 +65,13 @@ def sizes(model: nn.Module) -> dict[str, int]:
         "FLOPs per source token": source,
         "FLOPs per target token": target,
     }
+    read = {block.name: block.q_proj.in_features for block in attention_blocks(model)}
     for name, size in shapes(model).items():
-        kind = "heads" if name.endswith("attn") else "neurons"
-        table[f"{name} {kind}"] = size
+        if name.endswith("attn"):
+            table[f"{name} heads"] = size
+            table[f"{name} {INPUTS}"] = read.get(name, 0)
+        elif isinstance(size, int):
+            table[f"{name} neurons"] = size
     return table
 
 
@@ -80,6 +86,8 @@ def format_table(before: nn.Module, after: nn.Module) -> str:
     width = max(map(len, old))
     lines = [f"{'':{width}}  {'before':>14}  {'after':>14}  {'share':>6}"]
     for label, number in old.items():
+        if label.endswith(INPUTS) and (new[label] == number or not new[label]):
+            continue  # nearly always all dimensions are read
         share = f"{100 * new[label] / max(1, number):.0f} %"
         lines.append(f"{label:{width}}  {number:>14,}  {new[label]:>14,}  {share:>6}")
     return "\n".join(lines)

@@ -17,7 +17,8 @@ from ctranslate2.specs import common_spec, transformer_spec
 from fairseq.data import Dictionary
 from torch import Tensor, nn
 
-from neuroprune_fairseq.compact.cutting import ConstantAttention, compact
+from neuroprune_fairseq.compact.cutting import compact
+from neuroprune_fairseq.compact.modules import ConstantAttention, SelectedLinear
 
 ACTIVATIONS = {
     "relu": common_spec.Activation.RELU,
@@ -61,9 +62,10 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def _padded_rows(linear: nn.Linear, rows: int) -> nn.Linear:
-    """A q, k or v projection with zero rows added."""
+    """A q, k or v projection with zero rows added, and all of its columns."""
     extra = rows - linear.out_features
-    weight = torch.cat([linear.weight, linear.weight.new_zeros(extra, linear.in_features)])
+    weight = linear.full_weight() if isinstance(linear, SelectedLinear) else linear.weight
+    weight = torch.cat([weight, weight.new_zeros(extra, weight.shape[1])])
     if linear.bias is None:
         return _linear(weight, None)
     return _linear(weight, torch.cat([linear.bias, linear.bias.new_zeros(extra)]))
