@@ -20,6 +20,9 @@ FAIRSEQ = [
     'fairseq==0.12.2; python_version < "3.11"',
 ]
 
+# The engine of neuroprune-export.
+CTRANSLATE2 = ["ctranslate2>=4.8"]
+
 setup(
     name="neuroprune_fairseq",
     version="0.1.0",
@@ -38,7 +41,14 @@ setup(
     ],
     extras_require={
         "fairseq": FAIRSEQ,
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff"],
+        "ctranslate2": CTRANSLATE2,
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", *CTRANSLATE2],
     },
-    entry_points={"console_scripts": ["neuroprune-user-dir = neuroprune_fairseq.cli:user_dir"]},
+    entry_points={
+        "console_scripts": [
+            "neuroprune-user-dir = neuroprune_fairseq.cli:user_dir",
+            "neuroprune-compact = neuroprune_fairseq.compact.command:main",
+            "neuroprune-export = neuroprune_fairseq.export.command:main",
+        ]
+    },
 )
