@@ -17,6 +17,8 @@ flag plain "no penalty and no pruning: ordinary fine-tuning, for comparison"
 option attn-penalty-weight ALPHA "" "alpha, weight of R_attn (default: 0.005; the paper tried 0.005 to 0.5)"
 option mlp-penalty-weight BETA "" "beta, weight of R_mlp (default: 0.05; the paper tried 0.05 and 0.1)"
 option head-distance-threshold THETA "" "theta, heads that differ by at most this are similar; 'none' removes no head (default: 0.2; the paper tried 0.1 to 0.4)"
+option target-heads K "" "end with exactly K heads; the penalties and theta default to 0 and none then"
+option target-sparsity S "" "end with this share of zeros among the q, k, v, fc1, fc2 weights (or --target-attn-sparsity, --target-mlp-sparsity)"
 option head-merge WAY out_proj "what a removed head leaves to its dominator: out_proj, fc1 or none"
 option near-zero EPSILON 1e-4 "epsilon, a weight below it counts as missing in R_mlp"
 option penalty-solver NAME subgradient "how the penalties act"
@@ -36,6 +38,13 @@ if [ -n "$plain" ]; then
     die "--plain excludes --attn-penalty-weight, --mlp-penalty-weight and --head-distance-threshold"
   attn_penalty_weight=0 mlp_penalty_weight=0 head_distance_threshold=none
 fi
+targets=()
+[ -z "$target_heads" ] || targets+=(--target-heads "$target_heads")
+[ -z "$target_sparsity" ] || targets+=(--target-sparsity "$target_sparsity")
+if [[ "${targets[*]} ${rest[*]-}" == *--target-* ]]; then
+  attn_penalty_weight=${attn_penalty_weight:-0} mlp_penalty_weight=${mlp_penalty_weight:-0}
+  head_distance_threshold=${head_distance_threshold:-none}
+fi
 attn_penalty_weight=${attn_penalty_weight:-0.005}
 mlp_penalty_weight=${mlp_penalty_weight:-0.05}
 head_distance_threshold=${head_distance_threshold:-0.2}
@@ -43,7 +52,8 @@ for name in epochs warmup-updates max-tokens; do check_count "$name"; done
 for name in lr seed attn-penalty-weight mlp-penalty-weight near-zero; do check_number "$name"; done
 
 pruning=(--attn-penalty-weight "$attn_penalty_weight" --mlp-penalty-weight "$mlp_penalty_weight"
-  --near-zero "$near_zero" --penalty-solver "$penalty_solver" --head-merge "$head_merge")
+  --near-zero "$near_zero" --penalty-solver "$penalty_solver" --head-merge "$head_merge"
+  ${targets[@]+"${targets[@]}"})
 if [ "$head_distance_threshold" != none ]; then
   check_number head-distance-threshold
   pruning+=(--head-distance-threshold "$head_distance_threshold")
