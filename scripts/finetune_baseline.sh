@@ -18,6 +18,7 @@ required method NAME "dsp, voita, michel or l1"
 option heads-to-keep K "" "dsp, michel: heads of the whole model that stay"
 option dsp-mode MODE "" "dsp: joint, pipelined or straight-through (default: joint)"
 option score-lr RATE "" "dsp, voita: learning rate of the scores (default: 0.2 for dsp, 0.1 for voita)"
+option score-clip-ratio C "" "dsp: limit the scores' gradient to C times the gates', e.g. 10 (default: no limit)"
 option cooldown-updates N "" "dsp: length of the annealing, then the heads are chosen; about half of the run is a good value (default: 15000, as published)"
 option l0-penalty-weight LAMBDA "" "voita: weight of the number of open gates per token (default: 0.01)"
 option gate-updates N "" "voita: updates until the gates are folded (default: all)"
@@ -43,7 +44,7 @@ criterion=label_smoothed_cross_entropy
 task=translation_$method
 case $method in
   dsp)
-    accepted=" heads-to-keep dsp-mode score-lr cooldown-updates "
+    accepted=" heads-to-keep dsp-mode score-lr score-clip-ratio cooldown-updates "
     needed=heads-to-keep
     ;;
   voita)
@@ -65,7 +66,7 @@ esac
 
 # What was given goes on to fairseq-train, if the method knows it.
 pruning=()
-for name in heads-to-keep dsp-mode score-lr cooldown-updates l0-penalty-weight gate-updates \
+for name in heads-to-keep dsp-mode score-lr score-clip-ratio cooldown-updates l0-penalty-weight gate-updates \
   prune-updates prune-steps importance-recompute l1-penalty-weight; do
   variable=$(variable_of "$name")
   if [ -n "${!variable}" ]; then

@@ -239,6 +239,14 @@ def test_a_dropped_update_and_an_overflow_leave_the_scores_alone():
     assert scores.values.tolist() == [0.0, 0.0, 0.0]
 
 
+def test_a_clipped_gradient_keeps_its_direction_and_small_ones_are_left_alone():
+    # The gates' gradient (3, 4) has norm 5; gates = c * scores multiplies it by c.
+    for factor, expected in ((100.0, [6.0, 8.0]), (1.5, [4.5, 6.0]), (0.0, [0.0, 0.0])):
+        scores = GateScores(torch.zeros(2), lr=0.1, clip_ratio=2.0)
+        scores.gather(scores.values * factor, torch.tensor([3.0, 4.0]), 1.0)
+        assert scores._gradient.tolist() == pytest.approx(expected)
+
+
 def test_scores_without_gradient_are_not_decayed():
     scores = GateScores(torch.tensor([1.0, -2.0]), lr=0.2)
     scores.step(CPU)

@@ -47,6 +47,15 @@ class TranslationDspConfig(ScoredTaskConfig):
             "the annealed relaxation"
         },
     )
+    score_clip_ratio: float = field(
+        default=0.0,
+        metadata={
+            "help": "limit the norm of a batch's gradient of the scores to this times that of "
+            "the gates; near a temperature of 0.01 the relaxation's gradient can exceed it by "
+            "many orders of magnitude, and Adam then ignores what follows (10 is a good value; "
+            "0, as published: no limit)"
+        },
+    )
     initial_temperature: float = field(
         default=0.1, metadata={"help": "temperature of the relaxed top-k at update 0"}
     )
@@ -92,6 +101,9 @@ class TranslationDspTask(ScoredTask):
                 f"--final-temperature {cfg.final_temperature} must not be above "
                 f"--initial-temperature {cfg.initial_temperature}"
             )
+        if not 0 <= cfg.score_clip_ratio < float("inf"):
+            refuse(f"--score-clip-ratio {cfg.score_clip_ratio} must be a finite number >= 0")
+        self.score_clip_ratio = cfg.score_clip_ratio
         self.heads_to_keep = cfg.heads_to_keep
         self.trains_weights = str(cfg.dsp_mode) != "pipelined"
 

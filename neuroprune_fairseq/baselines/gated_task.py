@@ -199,6 +199,8 @@ class ScoredTaskConfig(GatedTaskConfig):
 class ScoredTask(GatedTask):
     """A gated task whose gates are a (random) function of one learnt score per head."""
 
+    score_clip_ratio = 0.0  # 0: the scores' gradient is not clipped
+
     def __init__(self, cfg: ScoredTaskConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
         check_positive(score_lr=cfg.score_lr)
@@ -226,7 +228,7 @@ class ScoredTask(GatedTask):
 
     def start_gates_(self, living, state):
         initial = self.initial_scores(len(living)).masked_fill(~living, DEAD)
-        self.scores = GateScores(initial, self.cfg.score_lr)
+        self.scores = GateScores(initial, self.cfg.score_lr, self.score_clip_ratio)
         if state:
             self.scores.load_state_dict(state["scores"])
 

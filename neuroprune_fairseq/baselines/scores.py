@@ -26,10 +26,11 @@ class GateScores:
     workers, then divided by the sum of their sample sizes. All workers take equal steps.
     """
 
-    def __init__(self, initial: Tensor, lr: float) -> None:
+    def __init__(self, initial: Tensor, lr: float, clip_ratio: float = 0.0) -> None:
         self.values = nn.Parameter(initial.detach().double().cpu())  # (heads_total,)
         # The betas that fairseq's translation recipes train the model with.
         self._optimizer = torch.optim.Adam([self.values], lr=lr, betas=(0.9, 0.98))
+        self._clip_ratio = clip_ratio
         self.start_update()
 
     def start_update(self) -> None:
@@ -38,7 +39,7 @@ class GateScores:
         self._sample_size = 0.0
 
     def gather(self, gates: Tensor, gradient: Tensor, sample_size: float) -> None:
-        """Add one micro-batch.
+        """Add one micro-batch; with a clip ratio, limited to that times the gates' gradient.
 
         Args:
             gates: (heads_total,), computed from ``values`` with autograd.
@@ -46,6 +47,9 @@ class GateScores:
             sample_size: what the loss was summed over.
         """
         (of_scores,) = torch.autograd.grad(gates, self.values, gradient.to(gates))
+        if self._clip_ratio:
+            limit, norm = self._clip_ratio * gradient.norm(), of_scores.norm()
+            of_scores = of_scores * (limit / norm).clamp(max=1.0) if norm > 0 else of_scores
         self._gradient += of_scores
         self._sample_size += sample_size
 
