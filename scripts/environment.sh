@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Finds or makes the Python environment. Sourced by the other scripts; afterwards
 #   ROOT    is the checkout,
 #   PYTHON  is an interpreter that has what the project needs,

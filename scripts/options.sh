@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # The one option parser of the shell scripts. Sourced, never run.
 #
 # A script declares its options, then calls parse_options "$@". The value of --save-dir is
@@ -161,6 +162,7 @@ check_number() {
 # check_corpus: --data must be a folder with fairseq's dictionaries and binarised text.
 check_corpus() {
   [ -d "$data" ] || die "--data $data: no such folder; scripts/prepare.sh makes one"
-  compgen -G "$data/dict.*.txt" >/dev/null && compgen -G "$data/train.*.idx" >/dev/null ||
+  if ! compgen -G "$data/dict.*.txt" >/dev/null || ! compgen -G "$data/train.*.idx" >/dev/null; then
     die "--data $data holds no prepared corpus (dict.*.txt, train.*.idx); scripts/prepare.sh makes one"
+  fi
 }

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Runs fairseq-train so that it can be interrupted, repeated and trusted. Sourced after
 # options.sh and environment.sh.
 #

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,37 @@ def test_training_facts_are_read_from_beside_the_checkpoint(tmp_path):
     (tmp_path / "finished.json").write_text(json.dumps({"train_seconds": 7}))
     facts = evaluation.training_facts(tmp_path / "c.pt")
     assert facts == {"train_command": "fairseq-train x", "train_seconds": 7}
+
+
+@pytest.fixture(scope="module")
+def requirements():
+    """What setup.py hands to setuptools."""
+    setuptools = pytest.importorskip("setuptools")
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setuptools, "setup", lambda **settings: found.update(settings))
+        runpy.run_path(str(Path(neuroprune_fairseq.__file__).parent.parent / "setup.py"))
+    return found
+
+
+def test_installing_the_package_itself_never_asks_for_a_fairseq(requirements):
+    assert not [name for name in requirements["install_requires"] if "fairseq" in name]
+
+
+@pytest.mark.parametrize(
+    ("python", "platform", "machine", "expected"),
+    [
+        ("3.9", "linux", "x86_64", "fairseq"),
+        ("3.10", "darwin", "arm64", "fairseq"),
+        ("3.11", "linux", "x86_64", "ve-fairseq"),
+        ("3.12", "linux", "x86_64", "ve-fairseq"),
+        ("3.12", "linux", "aarch64", "fairseq-fixed"),
+        ("3.11", "darwin", "arm64", "fairseq-fixed"),
+        ("3.13", "linux", "x86_64", "fairseq-fixed"),
+    ],
+)
+def test_the_extra_picks_exactly_one_fairseq(requirements, python, platform, machine, expected):
+    parse = pytest.importorskip("packaging.requirements").Requirement
+    place = {"python_version": python, "sys_platform": platform, "platform_machine": machine}
+    candidates = map(parse, requirements["extras_require"]["fairseq"])
+    assert [each.name for each in candidates if each.marker.evaluate(place)] == [expected]
