@@ -38,6 +38,7 @@ setup(
         "sentencepiece",
         "matplotlib",
         "tqdm",
+        "optuna>=4.2",
     ],
     extras_require={
         "fairseq": FAIRSEQ,
@@ -49,6 +50,7 @@ setup(
             "neuroprune-user-dir = neuroprune_fairseq.cli:user_dir",
             "neuroprune-compact = neuroprune_fairseq.compact.command:main",
             "neuroprune-export = neuroprune_fairseq.export.command:main",
+            "neuroprune-frontier = neuroprune_fairseq.frontier.command:main",
         ]
     },
 )

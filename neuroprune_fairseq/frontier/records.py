@@ -1,0 +1,133 @@
+"""Results of a frontier: reading them, choosing among them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from neuroprune_fairseq.errors import refuse
+
+# Every number that a picture or a table needs, and what it must lie between.
+_NUMBERS = {
+    "bleu": (0, 100),
+    "valid_bleu": (0, 100),
+    "heads_kept": (0, math.inf),
+    "heads_total": (1, math.inf),
+    "total_sparsity": (0, 1),
+}
+
+
+def _fault(record: Any) -> str:
+    """What is wrong with a line, "" if nothing."""
+    if not isinstance(record, dict):
+        return "is no JSON object"
+    if not isinstance(record.get("method"), str) or not record["method"]:
+        return "lacks 'method', which neuroprune-frontier run writes"
+    for key, (low, high) in _NUMBERS.items():
+        value = record.get(key)
+        if key not in record:
+            return f"lacks '{key}', which neuroprune-frontier run writes"
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return f"has no number in '{key}'"
+        if not low <= value <= high:
+            return f"has {value} in '{key}', which is not within {low} and {high}"
+    if record["heads_kept"] > record["heads_total"]:
+        return "keeps more heads than there are"
+    return ""
+
+
+def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """The records of one or many results files.
+
+    Args:
+        paths: JSON Lines as ``neuroprune-frontier run`` writes them; blank lines are skipped.
+
+    Raises:
+        SystemExit: one line that names the file and the line, when one is missing, empty
+            or damaged.
+    """
+    return [record for path in paths for record in _read_file(Path(path))]
+
+
+def _read_file(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        refuse(f"{path}: no such results file; neuroprune-frontier run writes one")
+    except (OSError, UnicodeDecodeError) as error:
+        refuse(f"{path} cannot be read as text ({getattr(error, 'strerror', None) or error})")
+    records = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            refuse(f"{path}, line {number} is damaged: it is no JSON")
+        if fault := _fault(record):
+            refuse(f"{path}, line {number} {fault}")
+        records.append(record)
+    if not records:
+        refuse(f"{path} is empty; neuroprune-frontier run adds to it")
+    return records
+
+
+def settings_text(record: dict[str, Any]) -> str:
+    """A record's settings on one line, "" where it has none."""
+    settings = record.get("settings")
+    if not isinstance(
+        settings, dict
+    ):  # a line of evaluate.sh: its settings are those of generation
+        return ""
+    return " ".join(f"{name}={value}" for name, value in sorted(settings.items()))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Runs of one method that differ in their seed only: what is selected, then reported."""
+
+    method: str
+    heads_kept: int
+    settings: str
+    valid_bleu: float
+    bleu: float
+    bleu_spread: float  # standard deviation over the seeds, 0 for one
+    total_sparsity: float
+    seeds: int
+
+
+def candidates(records: Iterable[dict[str, Any]]) -> list[Candidate]:
+    """Join the seeds of equal settings, where they led to the same number of heads."""
+    groups: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        training = (record.get("epochs"), record.get("tolerance"), record.get("flags"))
+        settings = settings_text(record) or str(record.get("label", ""))
+        key = (record["method"], record["heads_kept"], settings, str(training))
+        groups[key].append(record)
+    return [
+        Candidate(
+            *key[:3],
+            valid_bleu=mean(record["valid_bleu"] for record in group),
+            bleu=mean(record["bleu"] for record in group),
+            bleu_spread=stdev([record["bleu"] for record in group]) if len(group) > 1 else 0.0,
+            total_sparsity=mean(record["total_sparsity"] for record in group),
+            seeds=len(group),
+        )
+        for key, group in groups.items()
+    ]
+
+
+def select(found: Sequence[Candidate]) -> Candidate:
+    """The best of some candidates by validation BLEU; of equals the one of fewer heads."""
+    return max(found, key=lambda c: (c.valid_bleu, -c.heads_kept, c.total_sparsity))
+
+
+def methods_in(records: Iterable[dict[str, Any]]) -> list[str]:
+    """The methods of some records, in the order of their first."""
+    return list(dict.fromkeys(record["method"] for record in records))
