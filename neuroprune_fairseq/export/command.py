@@ -97,13 +97,13 @@ def _check_parity(folder: Path, model: nn.Module, task: Any, dataset: Any, numbe
     from neuroprune_fairseq.export import parity
 
     expected = parity.fairseq_translations(model, dataset, task.target_dictionary, numbers)
-    found = parity.engine_translations(folder, dataset, task.source_dictionary, numbers)
-    agreement = parity.compare(expected, found)
+    engine = parity.Engine(folder, dataset, task.source_dictionary, numbers)
+    agreement = parity.compare(expected, engine.translations(), engine.scores(expected))
     line = (
         f"{agreement.same:.1%} of {len(numbers)} translations are those of fairseq, "
-        f"scores differ by at most {agreement.largest_score_difference:.1e}"
+        f"scores differ by at most {agreement.score_difference:.1e}"
     )
-    if agreement.same < SAME or not agreement.largest_score_difference <= SCORE_LIMIT:
+    if agreement.same < SAME or not agreement.score_difference <= SCORE_LIMIT:
         refuse(f"the export does not translate as fairseq does ({line}); nothing was written")
     return line
 

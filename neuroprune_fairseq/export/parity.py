@@ -53,46 +53,68 @@ def fairseq_translations(
     return [found[number] for number in numbers]
 
 
-def engine_translations(
-    folder: Path, dataset: Any, source: Dictionary, numbers: Sequence[int]
-) -> list[Translation]:
-    """Translate the same sentences with CTranslate2.
+class Engine:
+    """An exported model and the sentences that it is tried on."""
 
-    Args:
-        folder: exported model.
-        dataset: as for :func:`fairseq_translations`.
-        source: source dictionary.
-        numbers: which sentences.
-    """
-    translator = ctranslate2.Translator(str(folder), device="cpu", intra_threads=1)
-    sources = [dataset[number]["source"].tolist()[:-1] for number in numbers]  # without </s>
-    results = translator.translate_batch(
-        [[source[token] for token in tokens] for tokens in sources],
-        beam_size=BEAM,
-        max_decoding_length=LONGEST,
-        max_batch_size=BATCH_SIZE,
-        return_scores=True,
-    )
-    return [Translation(tuple(found.hypotheses[0]), found.scores[0]) for found in results]
+    def __init__(
+        self, folder: Path, dataset: Any, source: Dictionary, numbers: Sequence[int]
+    ) -> None:
+        """Load the model.
+
+        Args:
+            folder: exported model.
+            dataset: as for :func:`fairseq_translations`.
+            source: source dictionary.
+            numbers: which sentences.
+        """
+        self._engine = ctranslate2.Translator(str(folder), device="cpu", intra_threads=1)
+        sources = [dataset[number]["source"].tolist()[:-1] for number in numbers]  # no </s>
+        self._sources = [[source[token] for token in tokens] for tokens in sources]
+
+    def translations(self) -> list[Translation]:
+        """The engine's own best hypothesis of each sentence."""
+        results = self._engine.translate_batch(
+            self._sources,
+            beam_size=BEAM,
+            max_decoding_length=LONGEST,
+            max_batch_size=BATCH_SIZE,
+            return_scores=True,
+        )
+        return [Translation(tuple(found.hypotheses[0]), found.scores[0]) for found in results]
+
+    def scores(self, translations: Sequence[Translation]) -> list[float]:
+        """What the engine's model gives to other translations, as log-probability per token."""
+        results = self._engine.score_batch(
+            self._sources,
+            [list(translation.tokens) for translation in translations],
+            max_batch_size=BATCH_SIZE,
+        )
+        return [sum(found.log_probs) / len(found.log_probs) for found in results]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two lists of translations agree."""
+    """How far an engine agrees with fairseq."""
 
     same: float  # share of equal or equally good translations, in [0, 1]
-    largest_score_difference: float  # among equal translations
+    score_difference: float  # largest difference between scores of the same translation
 
 
-def compare(expected: Sequence[Translation], found: Sequence[Translation]) -> Agreement:
-    """Compare translations sentence by sentence.
+def compare(
+    expected: Sequence[Translation], found: Sequence[Translation], scores: Sequence[float]
+) -> Agreement:
+    """Compare two searches and two models, sentence by sentence.
 
     Args:
-        expected: of fairseq.
-        found: of the engine, in the same order.
+        expected: translations of fairseq.
+        found: translations of the engine, in the same order.
+        scores: what the engine gives to the expected translations. (The scores that it gives
+            to its own are no measure: at the longest length it leaves out that of </s>, and
+            it forbids empty translations before instead of after the softmax.)
     """
-    pairs = list(zip(expected, found))
-    differences = [abs(a.score - b.score) for a, b in pairs if a.tokens == b.tokens]
-    ties = sum(a.tokens != b.tokens and abs(a.score - b.score) < TIE for a, b in pairs)
-    same = (len(differences) + ties) / max(1, len(pairs))
-    return Agreement(same, max(differences, default=0.0))
+    same = [
+        one.tokens == other.tokens or abs(one.score - other.score) < TIE
+        for one, other in zip(expected, found)
+    ]
+    differences = [abs(one.score - score) for one, score in zip(expected, scores)]
+    return Agreement(sum(same) / max(1, len(same)), max(differences, default=0.0))
