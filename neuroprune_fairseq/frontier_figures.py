@@ -139,9 +139,12 @@ def _plot_bleu(figure: Figure, axes: Axes, records: Sequence[Record], styles: di
         )
     axes.set_ylabel("BLEU (test)")
     mappable = ScalarMappable(norm, "cividis_r")
-    bar = figure.colorbar(mappable, ax=axes, location="top", pad=0.02, aspect=22)
+    place = axes.inset_axes((0.02, 1.05, 0.96, 0.05))
+    bar = figure.colorbar(mappable, cax=place, orientation="horizontal")
     bar.set_label("sparsity")
     bar.ax.xaxis.set_major_locator(MaxNLocator(5))
+    bar.ax.xaxis.set_ticks_position("top")
+    bar.ax.xaxis.set_label_position("top")
 
 
 def _plot_fronts(axes: Axes, records: Sequence[Record], styles: dict, edges: list[float]) -> None:

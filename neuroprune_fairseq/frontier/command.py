@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from neuroprune_fairseq.errors import refuse
 from neuroprune_fairseq.frontier.methods import METHODS, parse_grid
@@ -140,11 +141,20 @@ def _make_folder(out: Path) -> None:
         refuse(f"--out {out} cannot be written to")
 
 
+def _read_pretrained(path: Path) -> dict[str, Any]:
+    from neuroprune_fairseq.checkpoint import read_checkpoint
+
+    try:
+        return read_checkpoint(path)
+    except (LookupError, TypeError, AttributeError):  # what unpickling a text may end in
+        refuse(f"--pretrained {path} is no checkpoint of fairseq-train")
+
+
 def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
     grid = parse_grid(args.method, args.grid) if args.grid is not None else []
     _check_scripts(args.scripts, args.method)
     # After the command line, since this takes seconds.
-    from neuroprune_fairseq.checkpoint import load_model, model_flags, read_checkpoint
+    from neuroprune_fairseq.checkpoint import load_model, model_flags
     from neuroprune_fairseq.frontier.run_queue import Plan, Queue
     from neuroprune_fairseq.frontier.runner import Experiment, ScriptRunner
     from neuroprune_fairseq.frontier.study import experiment_facts, open_study
@@ -153,7 +163,7 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
 
     if not args.data.is_dir():
         refuse(f"--data {args.data}: no such folder; scripts/prepare.sh makes one")
-    architecture = " ".join(model_flags(read_checkpoint(args.pretrained)))
+    architecture = " ".join(model_flags(_read_pretrained(args.pretrained)))
     heads_total = measure(load_model(args.pretrained, args.data))["heads_total"]
     _make_folder(args.out)
     experiment = Experiment(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from neuroprune_fairseq.frontier.methods import METHODS, Settings, run_key, run_name, script_options
+
+# How long (s) a stopped training may take to end by itself.
+PATIENCE = 20
 
 
 class RunFailedError(Exception):
@@ -166,14 +170,22 @@ class ScriptRunner:
     def _call(self, run: Run, descriptor: int, command: list[str]) -> None:
         """Run one script to its end, its output into frontier.log."""
         log = self.experiment.out / run.name / "frontier.log"
+        # Its other end is open as long as any process of the script lives.
+        alive, other_end = os.pipe()
         with log.open("ab") as output:
             begin = output.tell()
-            process = self._start(command, output, descriptor)
+            try:
+                process = self._start(command, output, (descriptor, other_end))
+            finally:
+                os.close(other_end)
             status = process.wait()
         with self._lock:
             self._processes.discard(process)
-            if self._stopped:
-                raise StoppedError
+        if self._stopped and not select.select([alive], [], [], PATIENCE)[0]:
+            _signal_group(process, signal.SIGKILL)
+        os.close(alive)
+        if self._stopped:
+            raise StoppedError
         if status:
             with log.open("rb") as output:
                 output.seek(begin)
@@ -181,7 +193,9 @@ class ScriptRunner:
             said = [line.strip() for line in lines if line.strip()] or [f"exit status {status}"]
             raise RunFailedError(said[-1])
 
-    def _start(self, command: list[str], output: Any, descriptor: int) -> subprocess.Popen:
+    def _start(
+        self, command: list[str], output: Any, descriptors: tuple[int, int]
+    ) -> subprocess.Popen:
         with self._lock:
             if self._stopped:
                 raise StoppedError
@@ -192,7 +206,7 @@ class ScriptRunner:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
-                pass_fds=(descriptor,),
+                pass_fds=descriptors,
                 start_new_session=True,
             )
             self._processes.add(process)

@@ -1,0 +1,205 @@
+"""What a study calls: the scripts of a run, and the command in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from test_frontier import refusal
+from test_frontier_run import ROOT, experiment, results
+
+from neuroprune_fairseq.frontier import command
+from neuroprune_fairseq.frontier.runner import (
+    Run,
+    RunFailedError,
+    ScriptRunner,
+    StoppedError,
+    claim,
+)
+
+# The scripts.
+
+FINETUNE = """#!/usr/bin/env bash
+printf '%s\\n' "$@" >>"{folder}/calls"
+while [ $# -gt 0 ]; do case $1 in --save-dir) dir=$2 ;; esac; shift; done
+mkdir -p "$dir"
+if [ -e "{folder}/slow" ]; then touch "{folder}/began"; sleep 30; fi
+if [ -e "{folder}/fail" ]; then echo "so far so good"; echo "tool: error: no" >&2; exit 2; fi
+touch "$dir/checkpoint_last.pt"
+"""
+EVALUATE = """#!/usr/bin/env bash
+while [ $# -gt 0 ]; do
+  case $1 in --results) file=$2 ;; --subset) subset=$2 ;; --tolerance) tolerance=$2 ;; esac; shift
+done
+echo "evaluate $subset" >>"{folder}/calls"
+bleu=30; [ "$subset" = valid ] && bleu=31
+echo "{{\\"label\\": \\"x\\", \\"bleu\\": $bleu, \\"settings\\": [\\"--beam\\"], \
+\\"tolerance\\": $tolerance, \\"heads_kept\\": 36, \\"heads_total\\": 108, \
+\\"total_sparsity\\": 0.5, \\"train_seconds\\": 7}}" >>"$file"
+"""
+
+
+@pytest.fixture
+def scripts(tmp_path):
+    """A folder of scripts that note their arguments."""
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    for name in ("finetune_baseline.sh", "finetune_neuroprune.sh"):
+        (folder / name).write_text(FINETUNE.format(folder=tmp_path))
+    (folder / "evaluate.sh").write_text(EVALUATE.format(folder=tmp_path))
+    return folder
+
+
+def calls(tmp_path):
+    path = tmp_path / "calls"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def run_one(tmp_path, scripts, run=None, **changes):
+    run = run or Run("dsp", {"heads-to-keep": "36", "lr": "0.001"}, 3)
+    out = tmp_path / "out"
+    runner = ScriptRunner(experiment(out, run.method, scripts=scripts, **changes))
+    descriptor = claim(out, run)
+    try:
+        return runner(run, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def test_a_run_is_fine_tuned_and_evaluated_through_the_scripts(tmp_path, scripts):
+    found = run_one(tmp_path, scripts, flags=("--cpu", "--lr", "9"))
+    name = "dsp-heads36-lr0.001-s3"
+    expected = ["--cpu", "--lr", "9", "--data", "data", "--pretrained", "p.pt"]
+    expected += ["--save-dir", f"{tmp_path}/out/{name}", "--epochs", "2", "--seed", "3"]
+    expected += ["--method", "dsp", "--dsp-mode", "joint", "--heads-to-keep", "36"]
+    expected += ["--lr", "0.001", "evaluate valid", "evaluate test"]
+    assert calls(tmp_path) == expected
+    assert found == {
+        **{"label": name, "method": "dsp", "seed": 3, "epochs": 2, "flags": ["--cpu", "--lr", "9"]},
+        **{"settings": {"heads-to-keep": "36", "lr": "0.001"}, "generation_settings": ["--beam"]},
+        **{"bleu": 30, "valid_bleu": 31, "tolerance": 0.001, "train_seconds": 7},
+        **{"heads_kept": 36, "heads_total": 108, "total_sparsity": 0.5},
+    }
+
+
+def test_an_evaluation_that_is_there_is_not_repeated(tmp_path, scripts):
+    first = run_one(tmp_path, scripts)
+    assert run_one(tmp_path, scripts) == first
+    assert calls(tmp_path).count("evaluate valid") == 1
+    run_one(tmp_path, scripts, tolerance=0.0)
+    assert calls(tmp_path).count("evaluate valid") == 2
+
+
+def test_a_failed_script_is_reported_by_its_last_line(tmp_path, scripts):
+    (tmp_path / "fail").touch()
+    with pytest.raises(RunFailedError, match="^tool: error: no$"):
+        run_one(tmp_path, scripts)
+
+
+def test_stopping_ends_the_scripts(tmp_path, scripts):
+    (tmp_path / "slow").touch()
+    run, out = Run("l1", {"l1-penalty-weight": "1"}, 1), tmp_path / "out"
+    runner = ScriptRunner(experiment(out, "l1", scripts=scripts))
+    descriptor = claim(out, run)
+    threading.Thread(target=stop_when_begun, args=(tmp_path, runner)).start()
+    with pytest.raises(StoppedError):
+        runner(run, descriptor)
+    os.close(descriptor)
+    again = claim(out, run)  # free: no process of the script lives on with it
+    assert again is not None
+    os.close(again)
+
+
+def stop_when_begun(tmp_path, runner):
+    while not (tmp_path / "began").exists():
+        time.sleep(0.01)
+    runner.stop()
+
+
+# The command, in a process of its own.
+
+
+@pytest.fixture
+def pretrained(run_train, tmp_path):
+    """A checkpoint of fairseq-train after one update."""
+    run_train(
+        *("--max-update", "1"),
+        **{"name": "pretrained", "task": "translation"},
+        criterion="label_smoothed_cross_entropy",
+    )
+    return tmp_path / "pretrained" / "checkpoint_last.pt"
+
+
+def start(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "neuroprune_fairseq.frontier", "run", *map(str, arguments)],
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_and_repeats_nothing(tmp_path, scripts, corpus, pretrained):
+    (tmp_path / "slow").touch()
+    arguments = ["--method", "dsp", "--grid", "heads-to-keep=36,54", "--epochs", "2"]
+    arguments += ["--data", corpus, "--pretrained", pretrained, "--out", tmp_path / "out"]
+    arguments += ["--scripts", scripts]
+    first = start(*arguments)
+    while not (tmp_path / "began").exists():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert errors.splitlines()[-1].endswith("stopped; the same command goes on from here")
+
+    (tmp_path / "slow").unlink()
+    output, errors = start(*arguments).communicate(timeout=120)
+    assert "2 of 2 runs are in" in output, errors
+    assert "1 of 2 runs, about" in errors
+    assert len(results(tmp_path / "out")) == 2
+    assert calls(tmp_path).count("evaluate test") == 2
+
+
+def test_what_is_no_checkpoint_is_refused_before_anything_is_made(tmp_path, scripts, corpus):
+    torch.save({"weights": 1}, tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    fixed = ["--data", str(corpus), "--out", str(tmp_path / "out"), "--scripts", str(scripts)]
+    fixed = ["run", "--method", "dsp", "--grid", "heads-to-keep=6", *fixed, "--pretrained"]
+    for name, message in (
+        ("other.pt", "is no checkpoint of fairseq-train"),
+        ("text.pt", "no checkpoint"),
+        ("missing.pt", "no such checkpoint"),
+    ):
+        assert message in refusal(command.main, [*fixed, str(tmp_path / name)])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_out_that_cannot_be_written_is_refused(tmp_path, scripts, corpus, pretrained):
+    (tmp_path / "file").touch()
+    arguments = ["run", "--method", "dsp", "--grid", "heads-to-keep=6", "--data", str(corpus)]
+    arguments += ["--pretrained", str(pretrained), "--scripts", str(scripts), "--out"]
+    assert "cannot be made" in refusal(command.main, [*arguments, str(tmp_path / "file")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "magic"], "--method: invalid choice: 'magic'"),
+        (["--method", "dsp", "--grid", "x=1", "--trials", "3"], "not allowed with"),
+        (["--method", "dsp", "--trials", "0"], "--trials: 0 must be a whole number above 0"),
+        (["--method", "dsp", "--trials", "3", "--seeds", "1,1"], "must be different numbers"),
+        (["--method", "dsp", "--trials", "3", "--tolerance", "nan"], "--tolerance: nan must be"),
+    ],
+)
+def test_wrong_options_are_named_in_one_line(arguments, message, capsys):
+    required = ["--data", "d", "--pretrained", "p", "--out", "o"]
+    with pytest.raises(SystemExit):
+        command.main(["run", *required, *arguments])
+    assert message in capsys.readouterr().err.splitlines()[-1]
