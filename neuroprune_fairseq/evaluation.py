@@ -55,12 +55,13 @@ class GenerationSettings:
 
 def _run_generation(command: list[str], log: IO[str], sentences: int | None) -> None:
     """Run fairseq-generate into ``log``, with a progress bar of finished sentences."""
+    # No modules from the folder in which the user happens to be.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    pipes = {"stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
         tqdm(total=sentences, desc="Translating", unit=" sentences", disable=None) as progress,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
-        ) as process,
+        subprocess.Popen(command, stderr=errors, env=environment, **pipes) as process,
     ):
         for line in process.stdout:
             log.write(line)

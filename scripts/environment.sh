@@ -84,7 +84,5 @@ else
   PYTHON=$ROOT/.venv/bin/python
 fi
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
-# "python -m" must not take modules from the folder in which the user happens to be.
-export PYTHONSAFEPATH=1
 # fairseq's own use of old interfaces is nothing that a user can mend.
 export PYTHONWARNINGS=${PYTHONWARNINGS-ignore}

@@ -44,6 +44,8 @@ progress_lines() {
 # stderr (so: what went wrong) goes into the log, too.
 run_fairseq_train() {
   local log=$save_dir/train.log
+  # No modules from the folder in which the user happens to be.
+  local -x PYTHONSAFEPATH=1
   if [ -t 2 ]; then
     "$PYTHON" -m fairseq_cli.train "$@" | tee -a "$log" | progress_lines
   else
