@@ -34,7 +34,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         refuse(f"{path}: no such checkpoint")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError):
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, OSError):
         refuse(f"{path} is damaged, no checkpoint, or holds more than data, which is not loaded")
     if not isinstance(state, dict) or not {"model", "cfg"} <= state.keys():
         refuse(f"{path} is no checkpoint of fairseq-train (it lacks 'model' or 'cfg')")

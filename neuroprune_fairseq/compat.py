@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import logging
 import re
 
 # torch 2.6 is the first release whose torch.load refuses to run code by default.
@@ -48,6 +49,8 @@ def check_version(package: str, version: str | None, minimum: tuple[int, ...]) -
 
 def check_environment() -> None:
     """Leave with one clear line when torch or fairseq is missing or too old."""
+    # fairseq's import advises to install packages for speech, before any line of ours.
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     for package, minimum in (("torch", MINIMUM_TORCH), ("fairseq", MINIMUM_FAIRSEQ)):
         if importlib.util.find_spec(package) is None:
             check_version(package, None, minimum)

@@ -242,7 +242,7 @@ def evaluate(
         "checkpoint": str(checkpoint),
         "data": str(data),
         "tolerance": tolerance,
-        "settings": settings.arguments(),
+        "generation_settings": settings.arguments(),
         "git_commit": git_commit(),
         "hardware": hardware(),
         "torch": torch.__version__,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"OUT {out}: must be a file in an existing folder")
     if out.exists() and not arguments.overwrite:
         parser.error(f"OUT {out} exists; --overwrite replaces it")
+    # fairseq's encoder masks, nothing a user could change.
+    warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
     state = read_checkpoint(arguments.input)
     original = model_of(state, arguments.input)
     before = copy.deepcopy(original)

@@ -80,11 +80,7 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
 
 def settings_text(record: dict[str, Any]) -> str:
     """A record's settings on one line, "" where it has none."""
-    settings = record.get("settings")
-    if not isinstance(
-        settings, dict
-    ):  # a line of evaluate.sh: its settings are those of generation
-        return ""
+    settings = record.get("settings", {})
     return " ".join(f"{name}={value}" for name, value in sorted(settings.items()))
 
 

@@ -121,8 +121,6 @@ class ScriptRunner:
         self._call(run, descriptor, self.training_command(run))
         valid = self._evaluate(run, descriptor, "valid")
         test = self._evaluate(run, descriptor, "test")
-        # evaluate.sh calls its own settings so, which are those of generation.
-        test["generation_settings"] = test.pop("settings", None)
         return {
             **test,
             "label": run.name,
