@@ -94,21 +94,4 @@ esac
 
 source "$here/environment.sh"
 source "$here/training.sh"
-if [ -n "$arch" ]; then
-  model=(--arch "$arch" --share-all-embeddings)
-else
-  read -r -a model <<<"$("$PYTHON" "$here/model_flags.py" --checkpoint "$pretrained")"
-  [ "${#model[@]}" -gt 0 ] || exit 2
-fi
-if [ -n "$dropout" ]; then
-  check_number dropout
-  model+=(--dropout "$dropout")
-fi
-train "$data" \
-  --task "$task" "${model[@]}" --finetune-from-model "$pretrained" \
-  --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.0 --weight-decay 0.0001 \
-  --lr "$lr" --lr-scheduler inverse_sqrt --warmup-updates "$warmup_updates" \
-  --criterion "$criterion" --label-smoothing 0.1 \
-  ${pruning[@]+"${pruning[@]}"} \
-  --max-tokens "$max_tokens" --max-epoch "$epochs" --seed "$seed" \
-  --no-epoch-checkpoints --log-interval 25
+finetune "$task" "$criterion" ${pruning[@]+"${pruning[@]}"}

@@ -61,21 +61,4 @@ fi
 
 source "$here/environment.sh"
 source "$here/training.sh"
-if [ -n "$arch" ]; then
-  model=(--arch "$arch" --share-all-embeddings)
-else
-  read -r -a model <<<"$("$PYTHON" "$here/model_flags.py" --checkpoint "$pretrained")"
-  [ "${#model[@]}" -gt 0 ] || exit 2
-fi
-if [ -n "$dropout" ]; then
-  check_number dropout
-  model+=(--dropout "$dropout")
-fi
-train "$data" \
-  --task translation_neuroprune "${model[@]}" --finetune-from-model "$pretrained" \
-  --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.0 --weight-decay 0.0001 \
-  --lr "$lr" --lr-scheduler inverse_sqrt --warmup-updates "$warmup_updates" \
-  --criterion label_smoothed_cross_entropy_neuroprune --label-smoothing 0.1 \
-  "${pruning[@]}" \
-  --max-tokens "$max_tokens" --max-epoch "$epochs" --seed "$seed" \
-  --no-epoch-checkpoints --log-interval 25
+finetune translation_neuroprune label_smoothed_cross_entropy_neuroprune "${pruning[@]}"

@@ -76,3 +76,26 @@ train() {
     "$save_dir/seconds.txt" >"$save_dir/finished.json.new"
   mv "$save_dir/finished.json.new" "$save_dir/finished.json"
 }
+
+# finetune TASK CRITERION ARGUMENT...: trains from $pretrained; the rest of what
+# finetune_neuroprune.sh and finetune_baseline.sh share comes from their options.
+finetune() {
+  local model
+  if [ -n "$arch" ]; then
+    model=(--arch "$arch" --share-all-embeddings)
+  else
+    read -r -a model <<<"$("$PYTHON" "$here/model_flags.py" --checkpoint "$pretrained")"
+    [ "${#model[@]}" -gt 0 ] || exit 2
+  fi
+  if [ -n "$dropout" ]; then
+    check_number dropout
+    model+=(--dropout "$dropout")
+  fi
+  train "$data" \
+    --task "$1" "${model[@]}" --finetune-from-model "$pretrained" \
+    --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.0 --weight-decay 0.0001 \
+    --lr "$lr" --lr-scheduler inverse_sqrt --warmup-updates "$warmup_updates" \
+    --criterion "$2" --label-smoothing 0.1 "${@:3}" \
+    --max-tokens "$max_tokens" --max-epoch "$epochs" --seed "$seed" \
+    --no-epoch-checkpoints --log-interval 25
+}
