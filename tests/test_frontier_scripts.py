@@ -39,7 +39,7 @@ while [ $# -gt 0 ]; do
 done
 echo "evaluate $subset" >>"{folder}/calls"
 bleu=30; [ "$subset" = valid ] && bleu=31
-echo "{{\\"label\\": \\"x\\", \\"bleu\\": $bleu, \\"settings\\": [\\"--beam\\"], \
+echo "{{\\"label\\": \\"x\\", \\"bleu\\": $bleu, \\"generation_settings\\": [\\"--beam\\"], \
 \\"tolerance\\": $tolerance, \\"heads_kept\\": 36, \\"heads_total\\": 108, \
 \\"total_sparsity\\": 0.5, \\"train_seconds\\": 7}}" >>"$file"
 """

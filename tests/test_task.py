@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -164,7 +165,8 @@ def test_a_wrong_threshold_is_refused_in_one_line(run_train, value):
         run_train("--max-epoch", 1, f"--head-distance-threshold={value}")
 
 
-def test_the_meters_reach_the_log(run_train, tmp_path):
+def test_the_meters_reach_the_log(run_train, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="fairseq.logging.progress_bar")
     log = tmp_path / "log.json"
     run_train("--max-epoch", 1, "--log-format", "json", "--log-file", log, *ALL_SIMILAR)
     text = log.read_text()
