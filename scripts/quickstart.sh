@@ -18,13 +18,15 @@ attn_penalty_weight=3e-3
 mlp_penalty_weight=0.3
 head_distance_threshold=0.5
 tolerance=1e-3
+heads=28
+target_sparsity=0.75
 
 about "From nothing to a pruned translation model: at most 12 minutes on 2 cores.
 The second run continues, or skips what is done, and prints the table again."
 option out DIR runs/quickstart "where everything goes (a relative path: from the checkout)"
 parse_options "$@"
 
-steps=7
+steps=9
 step=0
 # step TEXT: says where we are and since when.
 step() {
@@ -33,10 +35,10 @@ step() {
     $((SECONDS / 60)) $((SECONDS % 60))
 }
 
-finetune() {  # LABEL, then options of finetune_neuroprune.sh
-  bash "$here/finetune_neuroprune.sh" --data "$out/corpus" --save-dir "$out/$1" \
+finetune() {  # LABEL, SCRIPT, then its options
+  bash "$here/$2" --data "$out/corpus" --save-dir "$out/$1" \
     --pretrained "$out/pretrained/checkpoint_last.pt" --epochs "$finetune_epochs" \
-    --lr "$finetune_lr" --warmup-updates 50 --max-tokens "$max_tokens" "${@:2}"
+    --lr "$finetune_lr" --warmup-updates 50 --max-tokens "$max_tokens" "${@:3}"
 }
 
 evaluate() {  # LABEL
@@ -62,15 +64,21 @@ bash "$here/pretrain.sh" --data "$out/corpus" --save-dir "$out/pretrained" --arc
   --max-tokens "$max_tokens"
 
 step "Fine-tuning it as it is, for comparison, $finetune_epochs epochs: about 90 seconds"
-finetune dense --plain
+finetune dense finetune_neuroprune.sh --plain
 
 step "Fine-tuning it with NeuroPrune, $finetune_epochs epochs: about 90 seconds"
-finetune neuroprune --attn-penalty-weight "$attn_penalty_weight" \
+finetune neuroprune finetune_neuroprune.sh --attn-penalty-weight "$attn_penalty_weight" \
   --mlp-penalty-weight "$mlp_penalty_weight" --head-distance-threshold "$head_distance_threshold"
 
-step "Translating the test set with both: half a minute"
-evaluate dense
-evaluate neuroprune
+step "Fine-tuning it to named targets, $heads heads and $target_sparsity zeros: about 90 seconds"
+finetune target finetune_neuroprune.sh --target-heads "$heads" --target-sparsity "$target_sparsity"
+
+step "Fine-tuning it with DSP, which keeps $heads heads and all other weights: about 90 seconds"
+finetune dsp finetune_baseline.sh --method dsp --heads-to-keep "$heads" --cooldown-updates 150 \
+  --score-clip-ratio 10
+
+step "Translating the test set with all four: half a minute"
+for label in dense neuroprune target dsp; do evaluate "$label"; done
 
 step "Result"
 echo "Weights below $tolerance count as zero and are zero in the translating model."
