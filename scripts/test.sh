@@ -18,7 +18,8 @@ cd "$ROOT"
 # An interpreter that was named may lack pytest-xdist; then one process runs all tests.
 parallel=()
 if "$PYTHON" -c 'import xdist' 2>/dev/null; then
-  parallel=(-n auto --maxprocesses 8 --dist loadgroup)
+  # A file's tests stay in one process, since they may share a trained model.
+  parallel=(-n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder)
   # One thread in each process: with more threads than cores they wait for each other.
   export OMP_NUM_THREADS=1
 fi

@@ -12,8 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_PAIRS = 25
-# All tests share one run, so one process takes them all.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("end_to_end")]
+pytestmark = pytest.mark.slow
 
 
 def run(script: str, *arguments: object) -> str:
