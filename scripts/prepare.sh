@@ -19,7 +19,8 @@ text (text/), and its settings (prepared.json). Nothing is there before all of i
   --source-lang, --target-lang
 
 All options of a corpus: scripts/prepare.sh --corpus NAME --help
-The Python is $NEUROPRUNE_PYTHON, else .venv/bin/python of the checkout, else python3.
+  --python PATH       use this interpreter, install nothing (also: NEUROPRUNE_PYTHON);
+                      by default .venv of the checkout, made when it is missing
 TEXT
 }
 
@@ -40,6 +41,12 @@ while (($#)); do
       shift
       ;;
     --corpus=*) corpus="${1#--corpus=}" ;;
+    --python)
+      (($# > 1)) || fail "--python needs a value: PATH"
+      export NEUROPRUNE_PYTHON="$2"
+      shift
+      ;;
+    --python=*) export NEUROPRUNE_PYTHON="${1#--python=}" ;;
     -h | --help) help=true ;;
     *) rest+=("$1") ;;
   esac
@@ -61,13 +68,5 @@ if $help; then
   rest+=(--help)
 fi
 
-if [[ -n "${NEUROPRUNE_PYTHON:-}" ]]; then
-  python="$NEUROPRUNE_PYTHON"
-elif [[ -x "$root/.venv/bin/python" ]]; then
-  python="$root/.venv/bin/python"
-else
-  python=python3
-fi
-command -v "$python" >/dev/null || fail "no Python at $python; set NEUROPRUNE_PYTHON"
-
-exec "$python" "$root/data-prep/$corpus.py" ${rest[@]+"${rest[@]}"}
+source "$root/scripts/environment.sh"
+exec "$PYTHON" "$root/data-prep/$corpus.py" ${rest[@]+"${rest[@]}"}
