@@ -91,16 +91,17 @@ class NeuropruneCriterion(LabelSmoothedCrossEntropyCriterion):
         self.mlp_penalty_weight = mlp_penalty_weight
         self.near_zero = near_zero
         self.penalty_solver = str(penalty_solver)
+        self._released = False
 
     def release(self) -> None:
         """Drop the penalties for the rest of the run: the targets are reached."""
-        self.attn_penalty_weight = self.mlp_penalty_weight = 0.0
+        self._released = True
 
     @property
     def shrinks(self) -> bool:
         """Whether the task must make proximal steps for the penalties."""
         weighted = self.attn_penalty_weight or self.mlp_penalty_weight
-        return self.penalty_solver == "proximal" and bool(weighted)
+        return self.penalty_solver == "proximal" and bool(weighted) and not self._released
 
     def penalty(self, model: nn.Module) -> Optional[Tensor]:
         """The weighted sum alpha R_attn + beta R_mlp, None when both weights are 0.
@@ -133,7 +134,7 @@ class NeuropruneCriterion(LabelSmoothedCrossEntropyCriterion):
         """
         loss, sample_size, logging_output = super().forward(model, sample, reduce)
         in_loss = model.training and reduce and self.penalty_solver == "subgradient"
-        penalty = self.penalty(model) if in_loss else None
+        penalty = self.penalty(model) if in_loss and not self._released else None
         if penalty is not None:
             loss = loss + sample_size * penalty
         return loss, sample_size, logging_output

@@ -106,13 +106,14 @@ class TargetController:
         self._start: dict[str, float] = state.get("start", {})
         self._held: HeldZeros | None = None
         self._replaced: dict[str, dict[int, Any]] = state.get("replaced", {})
-        self.finished = False
+        self.finished: bool = state.get("finished", False)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to be the same run."""
         return {
             "importance": self.importance.values,
             "start": self._start,
+            "finished": self.finished,
             "replaced": self._replaced,  # since the last epoch's record
         }
 

@@ -110,6 +110,7 @@ class TranslationNeuropruneTask(PruningTask):
                 self._targets.check(self.model)
                 self._controller = TargetController(self._targets, schedule, self._restored)
             self._controller.start_(self.model)
+            self._release_when_finished()
 
     def _schedule(self) -> Schedule:
         """From a tenth of the run to --target-update, by default two thirds of it."""
@@ -141,7 +142,12 @@ class TranslationNeuropruneTask(PruningTask):
                 self._pruned_heads.zero_()
             if self._controller and self._controller.after_update_(self.model, self.num_updates):
                 self._pruned_heads = PrunedHeads(self.model)
-        if self._controller and self._controller.finished:
+        if self._controller:
+            self._release_when_finished()
+
+    def _release_when_finished(self) -> None:
+        """Drop the penalties once the targets are reached; also where a run is resumed."""
+        if self._controller.finished and hasattr(self._criterion, "release"):
             self._criterion.release()
 
     def _shrink_(self) -> None:

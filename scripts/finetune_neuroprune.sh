@@ -33,15 +33,24 @@ passes_on fairseq-train
 parse_options "$@"
 check_corpus
 [ -f "$pretrained" ] || die "--pretrained $pretrained: no such file"
+targets=()
+if [ -n "$target_heads" ]; then
+  check_count target-heads
+  targets+=(--target-heads "$target_heads")
+fi
+if [ -n "$target_sparsity" ]; then
+  check_number target-sparsity
+  targets+=(--target-sparsity "$target_sparsity")
+fi
+all_targets="${targets[*]-} ${rest[*]-}" # some are passed on
 if [ -n "$plain" ]; then
   [ -z "$attn_penalty_weight$mlp_penalty_weight$head_distance_threshold" ] ||
     die "--plain excludes --attn-penalty-weight, --mlp-penalty-weight and --head-distance-threshold"
+  [[ $all_targets != *--target-* ]] ||
+    die "--plain excludes targets (--target-heads, --target-sparsity and the like)"
   attn_penalty_weight=0 mlp_penalty_weight=0 head_distance_threshold=none
 fi
-targets=()
-[ -z "$target_heads" ] || targets+=(--target-heads "$target_heads")
-[ -z "$target_sparsity" ] || targets+=(--target-sparsity "$target_sparsity")
-if [[ "${targets[*]} ${rest[*]-}" == *--target-* ]]; then
+if [[ $all_targets == *--target-* ]]; then
   attn_penalty_weight=${attn_penalty_weight:-0} mlp_penalty_weight=${mlp_penalty_weight:-0}
   head_distance_threshold=${head_distance_threshold:-none}
 fi

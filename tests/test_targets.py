@@ -159,3 +159,25 @@ def test_a_resumed_run_with_targets_is_the_same_run(run_train, tmp_path):
     resumed = run_train(*flags)
     assert_equal_weights(resumed, whole)
     assert epoch_lines(folder) == epoch_lines(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("criterion", ["neuroprune", "l1"])
+def test_a_run_resumed_after_its_targets_goes_on_without_penalty(run_train, tmp_path, criterion):
+    weights = {
+        "neuroprune": ("--attn-penalty-weight", 0.5, "--mlp-penalty-weight", 0.5),
+        "l1": ("--l1-penalty-weight", 0.05),
+    }
+    flags = ("--max-epoch", 1, "--target-heads", 60, "--target-interval", 2)
+    flags += ("--save-interval-updates", 4, *weights[criterion])
+    name = f"label_smoothed_cross_entropy_{criterion}"
+    whole = run_train(*flags, name="whole", criterion=name)
+    run_train(*flags, criterion=name)
+    folder = tmp_path / "run"
+    (folder / "checkpoint_1_8.pt").replace(folder / "checkpoint_last.pt")
+    assert_equal_weights(run_train(*flags, criterion=name), whole)
+
+
+def test_targets_work_with_fairseqs_own_criterion(run_train, tmp_path):
+    stock = "label_smoothed_cross_entropy"
+    run_train("--max-epoch", 1, "--target-heads", 40, "--target-interval", 2, criterion=stock)
+    assert epoch_lines(tmp_path / "run")[-1]["heads_kept"] == 40
