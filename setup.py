@@ -39,7 +39,9 @@ setup(
         "matplotlib",
         "tqdm",
         "optuna>=4.2",
+        "jinja2",
     ],
+    package_data={"neuroprune_fairseq.report": ["page.html"]},
     extras_require={
         "fairseq": FAIRSEQ,
         "ctranslate2": CTRANSLATE2,
@@ -51,6 +53,7 @@ setup(
             "neuroprune-compact = neuroprune_fairseq.compact.command:main",
             "neuroprune-export = neuroprune_fairseq.export.command:main",
             "neuroprune-frontier = neuroprune_fairseq.frontier.command:main",
+            "neuroprune-report = neuroprune_fairseq.report.command:main",
         ]
     },
 )

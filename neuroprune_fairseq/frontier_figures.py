@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,10 +173,65 @@ def _plot_fronts(axes: Axes, records: Sequence[Record], styles: dict, edges: lis
         spacing = {"handlelength": 1.0, "columnspacing": 1.0, "labelspacing": 0.25}
         axes.legend(
             *(handles, labels),
-            **{"title": "BLEU (validation)", "title_fontsize": FONT_SIZE - 1, "frameon": False},
-            **{**place, **spacing, "fontsize": FONT_SIZE - 1},
+            **{"title": "BLEU (validation)", "title_fontsize": _small(), "frameon": False},
+            **{**place, **spacing, "fontsize": _small()},
         )
     axes.set_ylabel("sparsity")
+
+
+def _small() -> float:
+    """Font size of legends."""
+    return 0.95 * plt.rcParams["font.size"]
+
+
+def _finish(axes: Axes, records: Sequence[Record]) -> None:
+    axes.set_xlabel("heads kept")
+    axes.set_xlim(-3, max(record["heads_total"] for record in records) + 3)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _method_legend(figure: Figure, styles: dict, columns: int) -> None:
+    """Below the whole figure: marker and line of every method."""
+    handles = [
+        Line2D([], [], marker=marker, linestyle=line, color="black", markerfacecolor="white")
+        for marker, line in styles.values()
+    ]
+    place = {"loc": "outside lower center", "ncols": min(columns, len(styles)), "handlelength": 2.6}
+    figure.legend(handles, [*styles], columnspacing=1.2, fontsize=_small(), **place)
+
+
+def frontier_panels(
+    records: Sequence[Record], edges: Sequence[float] = ()
+) -> dict[str, Callable[[Figure], None]]:
+    """The two halves of Figure 6, each to be drawn on a figure of its own.
+
+    Args:
+        records: as :func:`.frontier.records.read_results` returns them.
+        edges: of the BLEU bands; empty: chosen here.
+
+    Returns:
+        By what a half shows, what draws it.
+    """
+    styles = method_styles(records)
+
+    def draw(plot: Callable[[Figure, Axes], None]) -> Callable[[Figure], None]:
+        def draw_on(figure: Figure) -> None:
+            axes = figure.subplots()
+            plot(figure, axes)
+            _finish(axes, records)
+            _method_legend(figure, styles, 2)
+
+        return draw_on
+
+    bands = band_edges(records, edges)
+    return {
+        "BLEU against heads kept": draw(lambda f, axes: _plot_bleu(f, axes, records, styles)),
+        "Sparsity against heads kept, for models of about equal BLEU": draw(
+            lambda f, axes: _plot_fronts(axes, records, styles, bands)
+        ),
+    }
 
 
 def draw_frontier(
@@ -201,17 +256,8 @@ def draw_frontier(
         _plot_bleu(figure, left, records, styles)
         _plot_fronts(right, records, styles, band_edges(records, edges))
         for axes in (left, right):
-            axes.set_xlabel("heads kept")
-            axes.set_xlim(-3, max(record["heads_total"] for record in records) + 3)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axes.grid(alpha=0.3)
-            axes.set_axisbelow(True)
-        handles = [
-            Line2D([], [], marker=marker, linestyle=line, color="black", markerfacecolor="white")
-            for marker, line in styles.values()
-        ]
-        place = {"loc": "outside lower center", "ncols": min(4, len(styles)), "handlelength": 2.6}
-        figure.legend(handles, [*styles], columnspacing=1.2, fontsize=FONT_SIZE - 1, **place)
+            _finish(axes, records)
+        _method_legend(figure, styles, 4)
         return save_figure(figure, stem)
 
 

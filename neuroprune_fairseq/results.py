@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.json_lines import read_json_lines
 
 _COLUMNS = (
     ("model", lambda record: record["label"]),
@@ -30,28 +30,23 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         SystemExit: one line, when the file is missing, empty or damaged.
     """
-    path = Path(path)
-    if not path.is_file():
-        refuse(f"{path}: no such results file; scripts/evaluate.sh writes one")
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        try:
-            record = json.loads(line) if line.strip() else None
-        except json.JSONDecodeError:
-            record = ()
-        if record is not None and not (isinstance(record, dict) and "bleu" in record):
+    for number, record in read_json_lines(path, "results file", "scripts/evaluate.sh"):
+        if not (isinstance(record, dict) and "bleu" in record):
             refuse(f"{path}, line {number} is no record of scripts/evaluate.sh")
-        if record:
-            records.append(record)
-    if not records:
-        refuse(f"{path} is empty; scripts/evaluate.sh adds to it")
+        records.append(record)
     return records
+
+
+def table_rows(records: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """What is shown of some records: a row of titles, then one for each record."""
+    rows = [[cell(record) for _, cell in _COLUMNS] for record in records]
+    return [[title for title, _ in _COLUMNS], *rows]
 
 
 def format_table(records: Sequence[dict[str, Any]]) -> str:
     """A Markdown table, aligned for reading as plain text, one row a record."""
-    rows = [[title for title, _ in _COLUMNS]]
-    rows += [[cell(record) for _, cell in _COLUMNS] for record in records]
+    rows = table_rows(records)
     widths = [max(map(len, column)) for column in zip(*rows)]
     rows.insert(1, ["-" * width for width in widths])
     lines = (" | ".join(map(str.ljust, row, widths)) for row in rows)

@@ -110,7 +110,8 @@ def _mlp_block(name: str, layer: nn.Module) -> MLPBlock | None:
     return None
 
 
-def _kind(name: str) -> str:
+def attention_kind(name: str) -> str:
+    """What attends to what in the module of this name, as in :attr:`AttentionBlock.kind`."""
     if name.endswith("encoder_attn"):
         return "decoder_cross"
     return "encoder_self" if name.startswith("encoder") else "decoder_self"
@@ -131,7 +132,7 @@ def attention_blocks(model: nn.Module) -> list[AttentionBlock]:
         if all(hasattr(module, projection) for projection in _PROJECTIONS):
             parent = name.rpartition(".")[0]
             mlp = _mlp_block(parent, model.get_submodule(parent))
-            blocks.append(AttentionBlock(name, _kind(name), module, mlp))
+            blocks.append(AttentionBlock(name, attention_kind(name), module, mlp))
     return blocks
 
 

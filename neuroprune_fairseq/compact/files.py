@@ -35,17 +35,21 @@ def settings_of(state: dict[str, Any], path: str) -> Namespace:
         path: for messages.
 
     Raises:
-        SystemExit: one line, when this is no Transformer that can be made compact.
+        SystemExit: one line, when this is none of fairseq's Transformers.
     """
     settings = state.get("args") or state["cfg"]["model"]
     arch = getattr(settings, "arch", None)
     if ARCH_MODEL_NAME_REGISTRY.get(arch) not in ("transformer", ARCH):
         refuse(f"{path}: architecture {arch!r} is none of fairseq's model 'transformer'")
+    return settings
+
+
+def check_can_be_cut(settings: Namespace, path: str) -> None:
+    """Refuse in one line a model whose heads or neurons cannot be cut."""
     wrong = [name for name, plain in UNSUPPORTED.items() if getattr(settings, name, plain) != plain]
     if wrong:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
         refuse(f"{path} was trained with {flags}: such models cannot be made compact")
-    return settings
 
 
 def _numbered(size: int) -> Dictionary:
@@ -87,7 +91,7 @@ def model_of(state: dict[str, Any], path: str) -> nn.Module:
         task = SimpleNamespace(source_dictionary=source, target_dictionary=target)
         model = build_model(settings, task)
         model.load_state_dict(dict(state["model"]), strict=True, model_cfg=settings)
-    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
+    except (KeyError, ValueError, RuntimeError, AssertionError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         refuse(f"{path}: weights and settings do not fit ({reason})")
     return model.float().eval()

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from neuroprune_fairseq.checkpoint import read_checkpoint
-from neuroprune_fairseq.compact.files import settings_of
+from neuroprune_fairseq.compact.files import check_can_be_cut, settings_of
 from neuroprune_fairseq.errors import refuse
 
 QUANTIZATIONS = ("int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16")
@@ -179,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"OUT_DIR {out} exists; --overwrite replaces a folder")
     state = read_checkpoint(arguments.input)
     settings = settings_of(state, arguments.input)
+    check_can_be_cut(settings, arguments.input)
     from neuroprune_fairseq.export.converter import unsupported
 
     if wrong := unsupported(settings):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.json_lines import read_json_lines
 
 # Every number that a picture or a table needs, and what it must lie between.
 _NUMBERS = {
@@ -23,8 +23,8 @@ _NUMBERS = {
 }
 
 
-def _fault(record: Any) -> str:
-    """What is wrong with a line, "" if nothing."""
+def record_fault(record: Any) -> str:
+    """What is wrong with a line of a results file, "" if nothing."""
     if not isinstance(record, dict):
         return "is no JSON object"
     if not isinstance(record.get("method"), str) or not record["method"]:
@@ -56,25 +56,11 @@ def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
 
 
 def _read_file(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        refuse(f"{path}: no such results file; neuroprune-frontier run writes one")
-    except (OSError, UnicodeDecodeError) as error:
-        refuse(f"{path} cannot be read as text ({getattr(error, 'strerror', None) or error})")
     records = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            refuse(f"{path}, line {number} is damaged: it is no JSON")
-        if fault := _fault(record):
+    for number, record in read_json_lines(path, "results file", "neuroprune-frontier run"):
+        if fault := record_fault(record):
             refuse(f"{path}, line {number} {fault}")
         records.append(record)
-    if not records:
-        refuse(f"{path} is empty; neuroprune-frontier run adds to it")
     return records
 
 

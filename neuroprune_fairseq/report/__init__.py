@@ -1,0 +1,1 @@
+"""``neuroprune-report``: what pruning did to models, as one page to look at."""

@@ -1,0 +1,211 @@
+"""What the report shows of one model, as small arrays, so that the model itself can go."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neuroprune_fairseq.compact.cutting import shapes
+from neuroprune_fairseq.compact.modules import SelectedLinear
+from neuroprune_fairseq.redundancy import head_importance
+from neuroprune_fairseq.sparsity import head_mask, measure
+from neuroprune_fairseq.structure import (
+    AttentionBlock,
+    MLPBlock,
+    attention_blocks,
+    attention_kind,
+    mlp_blocks,
+)
+
+# A pattern has at most this many cells per side; the longer side of an MLP matrix twice as many.
+CELLS = 64
+LEVELS = 15  # shades of a cell above empty
+MLP_PARTS = ("fc1", "fc2")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Where a matrix has weights left."""
+
+    shape: tuple[int, int]  # of the matrix
+    cells: np.ndarray  # (<= CELLS or 2 CELLS, the same), uint8: share of nonzeros, 0 ... LEVELS
+
+
+@dataclass(frozen=True)
+class AttentionFacts:
+    """One attention module."""
+
+    name: str
+    kind: str
+    num_heads: int  # of the architecture, before anything was cut
+    heads_kept: int
+    head_mask: np.ndarray | None  # (num_heads,), bool; None: cut, and nobody noted which
+    importance: np.ndarray | None  # (num_heads,), Section 5.3; None where head_mask is
+    patterns: tuple[Pattern, ...]  # Q, K, V, rows are input dimensions; () without heads
+
+    @property
+    def layer(self) -> int:
+        """Number of its layer in encoder or decoder."""
+        return int(self.name.split(".")[-2])
+
+    @property
+    def heads_removed(self) -> int:
+        return self.num_heads - self.heads_kept
+
+
+@dataclass(frozen=True)
+class MLPFacts:
+    """One (fc1, fc2) pair; dictionaries by MLP_PARTS."""
+
+    name: str
+    degrees: dict[str, np.ndarray]  # (rows,), long: nonzero entries of each row
+    patterns: dict[str, Pattern]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One model."""
+
+    label: str
+    method: str
+    is_compact: bool
+    parameters: int
+    num_updates: int | None
+    sparsity: dict[str, Any]  # as sparsity.measure returns it
+    attention: tuple[AttentionFacts, ...] = field(repr=False)
+    mlps: tuple[MLPFacts, ...] = field(repr=False)
+
+    @property
+    def heads_total(self) -> int:
+        """Of the architecture, before anything was cut."""
+        return sum(module.num_heads for module in self.attention)
+
+    @property
+    def heads_kept(self) -> int:
+        return sum(module.heads_kept for module in self.attention)
+
+    @property
+    def heads_removed(self) -> int:
+        return self.heads_total - self.heads_kept
+
+    @property
+    def knows_positions(self) -> bool:
+        """Whether it is known which heads were removed."""
+        return all(module.head_mask is not None for module in self.attention)
+
+
+def shares(nonzero: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
+    """Share of True in the cells of a grid.
+
+    Args:
+        nonzero: (rows, columns), bool.
+        cells: most cells per side; a cell is as small as that allows, and of whole entries.
+
+    Returns:
+        (<= cells[0], <= cells[1]), float64; the last row and column may cover less.
+    """
+    counts, sizes = nonzero.astype(np.int64), np.ones(nonzero.shape, dtype=np.int64)
+    for axis, most in enumerate(cells):
+        starts = np.arange(0, nonzero.shape[axis], -(-nonzero.shape[axis] // most) or 1)
+        counts, sizes = (np.add.reduceat(array, starts, axis=axis) for array in (counts, sizes))
+    return counts / sizes
+
+
+def make_pattern(weight: Tensor, cells: tuple[int, int] = (CELLS, CELLS)) -> Pattern:
+    """The pattern of a matrix; a cell is 0 only where all its entries are zero.
+
+    Args:
+        weight: (rows, columns), at least one of each.
+        cells: most cells per side.
+    """
+    levels = np.ceil(shares(weight.ne(0).cpu().numpy(), cells) * LEVELS)
+    return Pattern(tuple(weight.shape), levels.astype(np.uint8))
+
+
+def _full_weight(linear: nn.Linear) -> Tensor:
+    return linear.full_weight() if isinstance(linear, SelectedLinear) else linear.weight
+
+
+def _attention_facts(
+    name: str, block: AttentionBlock | None, heads: int, kept: list[int] | None
+) -> AttentionFacts:
+    """Facts of a module.
+
+    Args:
+        name: of the module.
+        block: None where a compact model has no heads left.
+        heads: how many the architecture has.
+        kept: which are left of a module that was cut, None where nobody noted it.
+    """
+    mask = head_mask(block).numpy() if block else np.zeros(0, dtype=bool)
+    scores = head_importance(block).numpy() if block else np.zeros(0, dtype=np.float32)
+    patterns = tuple(make_pattern(_full_weight(p).T) for p in _qkv(block)) if block else ()
+    places = list(range(heads)) if len(mask) == heads else kept
+    if not len(mask):
+        places = []
+    full_mask = full_scores = None
+    if places is not None and len(places) == len(mask):
+        full_mask, full_scores = np.zeros(heads, dtype=bool), np.zeros(heads, dtype=np.float32)
+        full_mask[places], full_scores[places] = mask, scores
+    kind, count = attention_kind(name), int(mask.sum())
+    return AttentionFacts(name, kind, heads, count, full_mask, full_scores, patterns)
+
+
+def _qkv(block: AttentionBlock) -> tuple[nn.Linear, ...]:
+    return block.q_proj, block.k_proj, block.v_proj
+
+
+def _mlp_facts(block: MLPBlock) -> MLPFacts:
+    weights = dict(zip(MLP_PARTS, block.prunable_weights))
+    sizes = {"fc1": (2 * CELLS, CELLS), "fc2": (CELLS, 2 * CELLS)}
+    return MLPFacts(
+        block.name,
+        {part: weight.ne(0).sum(dim=1).cpu().numpy() for part, weight in weights.items()},
+        {part: make_pattern(weight, sizes[part]) for part, weight in weights.items()},
+    )
+
+
+@torch.no_grad()
+def take_facts(
+    model: nn.Module,
+    settings: Namespace,
+    label: str,
+    method: str,
+    num_updates: int | None = None,
+    kept: dict[str, list[int]] | None = None,
+) -> ModelFacts:
+    """Everything that the report shows of a model.
+
+    Args:
+        model: a fairseq Transformer, compact or not, on the CPU; exact zeros count as zero.
+        settings: its model settings, which know how many heads there were.
+        label: how the report calls it.
+        method: of the frontier's methods, or "plain".
+        num_updates: how long it was trained.
+        kept: of a compact model, which heads of a module are left, as the run's log notes it.
+    """
+    attention = {block.name: block for block in attention_blocks(model)}
+    is_compact = hasattr(settings, "neuroprune_shapes")
+    modules = []
+    for name in shapes(model):
+        if not name.endswith("attn"):
+            continue  # an MLP or a list of INPUTS
+        block = attention.get(name)
+        stack = "encoder" if name.startswith("encoder") else "decoder"
+        heads = getattr(settings, f"{stack}_attention_heads") if is_compact else block.num_heads
+        modules.append(_attention_facts(name, block, heads, (kept or {}).get(name)))
+    return ModelFacts(
+        label=label,
+        method=method,
+        is_compact=is_compact,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_updates=num_updates,
+        sparsity=measure(model),
+        attention=tuple(modules),
+        mlps=tuple(map(_mlp_facts, mlp_blocks(model))),
+    )
