@@ -52,9 +52,7 @@ def read_all(args: argparse.Namespace) -> Contents:
     """
     labels = labels_for(args.checkpoints, args.labels)
     contents = Contents(results=read_results(args.results))
-    folders = {path.resolve().parent for path in args.checkpoints}
-    named = [folder for folder in args.run if folder.resolve() not in folders]
-    contents.further_runs = [read_run(folder, folder.resolve().name) for folder in named]
+    contents.further_runs = _read_runs(args, labels)
     pairs = list(zip(args.checkpoints, labels))
     for path, label in tqdm(pairs, desc="Checkpoints", disable=None):
         model, run = read_model(path, label, args.tolerance)
@@ -66,6 +64,18 @@ def read_all(args: argparse.Namespace) -> Contents:
         for model in contents.models:
             _check_pretrained(args.pretrained, contents.before, model)
     return contents
+
+
+def _read_runs(args: argparse.Namespace, taken: Sequence[str]) -> list[Run]:
+    """The runs named by --run beyond those of the checkpoints; each has a label of its own."""
+    of_checkpoints = {path.resolve().parent for path in args.checkpoints}
+    folders = dict.fromkeys(folder.resolve() for folder in args.run)
+    runs: list[Run] = []
+    for folder in folders:
+        if folder not in of_checkpoints:
+            used = {*taken, *(run.label for run in runs)}
+            runs.append(read_run(folder, str(folder) if folder.name in used else folder.name))
+    return runs
 
 
 def _distinct(runs: Sequence[Run]) -> list[Run]:

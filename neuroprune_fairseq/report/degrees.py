@@ -97,7 +97,7 @@ def _spreads(models: Sequence[ModelFacts], part: str) -> Callable[[Figure], None
         for number, (rows, columns) in enumerate(shapes[:3]):
             counts = np.round((1 - share) * rows * columns).astype(int)
             curve = [scattered_variance(rows, columns, int(count)) ** 0.5 for count in counts]
-            label = "zeros scattered at random" if number == 0 else None
+            label = "scattered zeros" if number == 0 else None
             axes.plot(share, curve, color=INK, linestyle=(0, (2, 2)), linewidth=1.2, label=label)
         for method, group in by_method(models).items():
             colour, marker = method_style(method)
@@ -117,7 +117,7 @@ def _spreads(models: Sequence[ModelFacts], part: str) -> Callable[[Figure], None
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.5, None))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.grid()
-        figure.legend(loc="outside lower left", ncols=2, columnspacing=1.2)
+        figure.legend(loc="outside lower left", ncols=2, columnspacing=1.2, handlelength=1.5)
 
     return draw
 
@@ -161,8 +161,8 @@ def section(models: Sequence[ModelFacts]) -> Section:
         answers="Figure 2 of the paper",
         shows="How many nonzero weights the neurons of the MLPs have (rows of fc1 and fc2; heights "
         "on a log scale), and how far these degrees are spread: large symbols are models, small "
-        "ones their layers, and above the dashed line zeros gather in some neurons, which is what "
-        "preferential attachment means.",
+        "ones their layers, and above the dashed line, which is for zeros scattered at random, "
+        "zeros gather in some neurons, as preferential attachment would have it.",
         finding=_finding(models),
         pictures=[
             Picture("degrees", ridges, RIDGE_INCHES * len(shown) + 0.75),

@@ -87,8 +87,10 @@ def section(models: Sequence[ModelFacts], before: Sequence[AttentionFacts]) -> S
             numbers = [str(model.heads_removed), f"{ratio:.3f}", f"{shares[model.label]:.3f}"]
             rows.append([model.label, method, *numbers])
     panels = {
-        "Relative importance": _importance(ratios, "importance, removed / kept heads", 1),
-        "Pairs": _importance(above, "pairs with the removed head above the kept one", 0.5),
+        "Relative importance": _importance(ratios, "Importance, removed / kept heads", 1),
+        "Share of pairs with the removed head above": _importance(
+            above, "Pairs with the removed head above", 0.5
+        ),
     }
     texts = (
         f"{method} {_mean(ratios[method]):.3f} and {_mean(above[method]):.0%}" for method in ratios

@@ -89,28 +89,31 @@ def labels_for(paths: Sequence[Path], chosen: Sequence[str]) -> list[str]:
 
     Returns:
         The folder's name for fairseq's checkpoint*.pt, the file's own otherwise; both
-        where that is not enough to tell them apart.
+        where that is not enough to tell them apart, and else the path.
 
     Raises:
-        SystemExit: one line, for too few, too many or equal labels.
+        SystemExit: one line, for a checkpoint that is named twice, and for too few, too
+            many or equal labels.
     """
-    if chosen:
-        if len(chosen) != len(paths):
-            refuse(f"--labels: {len(chosen)} for {len(paths)} checkpoints; name each of them")
-        twice = [label for label, count in Counter(chosen).items() if count > 1]
-        if twice:
-            refuse(f"--labels: '{twice[0]}' stands for more than one checkpoint")
-        return list(chosen)
     paths = [path.resolve() for path in paths]
+    if path := _repeated(paths):
+        refuse(f"{path} is named twice")
+    if chosen and len(chosen) != len(paths):
+        refuse(f"--labels: {len(chosen)} for {len(paths)} checkpoints; name each of them")
+    if label := _repeated(chosen):
+        refuse(f"--labels: '{label}' stands for more than one checkpoint")
+    if chosen:
+        return list(chosen)
     short = [p.parent.name if p.stem.startswith("checkpoint") else p.stem for p in paths]
-    both = [f"{path.parent.name}/{path.stem}" for path in paths]
-    counts, long_counts = Counter(short), Counter(both)
-    labels = []
-    for path, brief, full in zip(paths, short, both):
-        labels.append(
-            brief if counts[brief] == 1 else full if long_counts[full] == 1 else str(path)
-        )
-    return labels
+    for names in (short, [f"{path.parent.name}/{path.stem}" for path in paths]):
+        if not _repeated(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def _repeated(values: Sequence[Any]) -> Any:
+    """A value that is there more than once, None without one."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""What the report takes from a model, and where it finds names and methods."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from neuroprune_fairseq.report.facts import LEVELS, make_pattern, shares, take_facts
+from neuroprune_fairseq.report.sources import labels_for, method_of, read_model
+from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
+from tests.report_models import epoch_record, make_model, prune_, write_checkpoint, write_lines
+
+
+def test_a_cell_is_the_share_of_nonzero_entries_it_covers():
+    nonzero = np.array([[1, 1, 0, 0, 1], [1, 0, 0, 0, 0], [0, 0, 1, 1, 1]], dtype=bool)
+    expected = [[3 / 4, 0, 1 / 2], [0, 1, 1]]  # 2 x 2 entries; less at the lower and right edge
+    assert shares(nonzero, (2, 3)).tolist() == expected
+
+
+def test_a_matrix_that_is_small_enough_keeps_every_entry():
+    nonzero = np.array([[1, 0], [0, 1]], dtype=bool)
+    assert shares(nonzero, (64, 2)).tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_cell_is_blank_only_where_every_entry_is_zero_and_full_only_where_none_is():
+    weight = torch.zeros(1024, 512)
+    weight[0, 0] = 1.0
+    weight[16:32, 8:16] = 1.0
+    pattern = make_pattern(weight)
+    assert pattern.shape == (1024, 512) and pattern.cells.shape == (64, 64)
+    assert pattern.cells[0, 0] == 1 and pattern.cells[1, 1] == LEVELS
+    assert pattern.cells.sum() == 1 + LEVELS
+
+
+def test_degrees_are_the_nonzero_entries_of_each_row():
+    model, settings = make_model()
+    prune_(model)
+    for block, found in zip(mlp_blocks(model), take_facts(model, settings, "m", "plain").mlps):
+        for part, weight in zip(("fc1", "fc2"), block.prunable_weights):
+            rows = [sum(1 for entry in row if entry != 0) for row in weight.tolist()]
+            assert found.degrees[part].tolist() == rows
+    assert found.degrees["fc1"].tolist() == [0] * 32 + [48] * 64
+
+
+def test_rows_of_attention_patterns_are_input_dimensions():
+    model, settings = make_model()
+    block = attention_blocks(model)[0]
+    block.q_proj.weight.data[:, 5] = 0.0
+    q, k, _ = take_facts(model, settings, "m", "plain").attention[0].patterns
+    assert not q.cells[5].any() and q.cells[4].all() and k.cells[5].all()
+
+
+def test_heads_that_are_gone_are_known_by_their_place():
+    model, settings = make_model()
+    prune_(model, heads=(0, 4))
+    found = take_facts(model, settings, "m", "plain")
+    assert found.heads_total == 36 and found.heads_kept == 5 * 4
+    assert found.attention[0].head_mask.tolist() == [False, True, True, True, False, True]
+    assert found.attention[0].importance[0] == 0 and found.attention[0].importance[1] > 0
+    assert not found.attention[-1].head_mask.any()
+
+
+def test_a_compact_checkpoint_counts_against_the_heads_it_once_had(tmp_path):
+    path = write_checkpoint(tmp_path / "small.pt", "dsp", pruned=(0, 1), is_compact=True)
+    found, run = read_model(path, "small", 0.0)
+    assert run is None and found.is_compact and found.method == "dsp"
+    assert (found.heads_kept, found.heads_total) == (20, 36)
+    assert found.attention[0].head_mask is None and not found.knows_positions
+    assert found.attention[-1].head_mask.tolist() == [False] * 6  # nothing left: known, too
+    assert found.attention[-1].patterns == ()
+
+
+def test_the_run_log_beside_a_compact_checkpoint_tells_which_heads_are_left(tmp_path):
+    path = write_checkpoint(tmp_path / "small.pt", "dsp", pruned=(0, 1), is_compact=True)
+    replaced = {"0": 3, "1": None}
+    lines = [epoch_record(1, 20, replaced, [2, 3, 4, 5])]
+    write_lines(tmp_path / "neuroprune.jsonl", lines)
+    found, run = read_model(path, "small", 0.0)
+    assert found.attention[0].head_mask.tolist() == [False, False, True, True, True, True]
+    assert run.replaced["encoder.layers.0.self_attn"] == {0: (1, 3), 1: (1, None)}
+    assert found.attention[1].head_mask is None  # of this one the log says nothing
+
+
+def test_small_weights_count_as_zero(tmp_path):
+    path = write_checkpoint(tmp_path / "dense.pt")
+    assert read_model(path, "m", 0.0)[0].sparsity["total_sparsity"] == 0
+    assert read_model(path, "m", 1e9)[0].sparsity["total_sparsity"] == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "method"),
+    [
+        ({"task": "translation"}, "plain"),
+        ({"task": "translation_neuroprune", "attn_penalty_weight": 0.0}, "plain"),
+        ({"task": "translation_neuroprune", "attn_penalty_weight": 1e-3}, "neuroprune"),
+        ({"task": "translation_neuroprune", "head_distance_threshold": 0.0}, "neuroprune"),
+        ({"task": "translation_neuroprune", "target_sparsity": 0.7}, "neuroprune-target"),
+        ({"task": "translation_dsp", "dsp_mode": "joint"}, "dsp"),
+        ({"task": "translation_dsp", "dsp_mode": "pipelined"}, "dsp-pipelined"),
+        ({"task": "translation_voita"}, "voita"),
+        ({"task": "translation_michel"}, "michel"),
+        (
+            {"task": "translation_neuroprune", "criterion": "label_smoothed_cross_entropy_l1"},
+            "l1",
+        ),
+        ({}, "plain"),
+    ],
+)
+def test_the_method_is_read_from_a_checkpoints_flags(flags, method):
+    assert method_of(Namespace(**flags)) == method
+
+
+def test_labels_are_as_short_as_they_can_be_and_still_different():
+    def labels(*paths, chosen=()):
+        return labels_for([Path("/runs") / path for path in paths], chosen)
+
+    assert labels("a/checkpoint_last.pt", "b/checkpoint_last.pt", "small.pt") == ["a", "b", "small"]
+    assert labels("a/checkpoint_last.pt", "a/checkpoint_best.pt") == [
+        "a/checkpoint_last",
+        "a/checkpoint_best",
+    ]
+    both = ("x/a/checkpoint_last.pt", "y/a/checkpoint_last.pt")
+    assert labels(*both) == [f"/runs/{path}" for path in both]
+    assert labels(*both, chosen=["one", "two"]) == ["one", "two"]
