@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from neuroprune_fairseq.errors import refuse
 from neuroprune_fairseq.json_lines import read_json_lines
 
+_NONE = "-"  # where a record does not say
+
+
+def _number(key: str, form: str = "") -> Callable[[dict[str, Any]], str]:
+    def cell(record: dict[str, Any]) -> str:
+        value = record.get(key)
+        return format(value, form) if isinstance(value, (int, float)) else _NONE
+
+    return cell
+
+
+def _heads(record: dict[str, Any]) -> str:
+    kept, total = _number("heads_kept")(record), _number("heads_total")(record)
+    return f"{kept} of {total}" if kept != _NONE else _NONE
+
+
 _COLUMNS = (
-    ("model", lambda record: record["label"]),
-    ("BLEU", lambda record: f"{record['bleu']:.2f}"),
-    ("heads kept", lambda record: f"{record['heads_kept']} of {record['heads_total']}"),
-    ("attention sparsity", lambda record: f"{record['attn_sparsity']:.3f}"),
-    ("MLP sparsity", lambda record: f"{record['mlp_sparsity']:.3f}"),
-    ("total sparsity", lambda record: f"{record['total_sparsity']:.3f}"),
-    ("training s", lambda record: str(record.get("train_seconds", "-"))),
-    ("translating s", lambda record: f"{record['generation_seconds']:.1f}"),
+    ("model", lambda record: str(record.get("label", _NONE))),
+    ("BLEU", _number("bleu", ".2f")),
+    ("heads kept", _heads),
+    ("attention sparsity", _number("attn_sparsity", ".3f")),
+    ("MLP sparsity", _number("mlp_sparsity", ".3f")),
+    ("total sparsity", _number("total_sparsity", ".3f")),
+    ("training s", _number("train_seconds")),
+    ("translating s", _number("generation_seconds", ".1f")),
 )
 
 

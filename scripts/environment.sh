@@ -36,7 +36,7 @@ environment_stamp() {
 # Prints the names of the packages that the interpreter $1 lacks.
 missing_packages() {
   "$1" -c 'import importlib.util
-names = ("torch", "fairseq", "numpy", "sacrebleu", "sentencepiece", "matplotlib", "tqdm", "optuna")
+names = "torch fairseq numpy sacrebleu sentencepiece matplotlib tqdm optuna jinja2".split()
 print(*[name for name in names if importlib.util.find_spec(name) is None], sep=", ")'
 }
 

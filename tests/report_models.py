@@ -103,7 +103,7 @@ def attention(mask, name="encoder.layers.0.self_attn", scores=None, kind="encode
 def mlp(degrees, columns, name="encoder.layers.0"):
     """Facts of an MLP with the same degrees in fc1 and fc2."""
     own = np.array(degrees)
-    pattern = Pattern((len(own), columns), np.zeros((1, 1), dtype=np.uint8))
+    pattern = Pattern((len(own), columns), (len(own), columns), np.zeros((1, 1), dtype=np.uint8))
     parts = ("fc1", "fc2")
     return MLPFacts(name, dict.fromkeys(parts, own), dict.fromkeys(parts, pattern))
 

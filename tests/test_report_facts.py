@@ -30,7 +30,7 @@ def test_a_cell_is_blank_only_where_every_entry_is_zero_and_full_only_where_none
     weight = torch.zeros(1024, 512)
     weight[0, 0] = 1.0
     weight[16:32, 8:16] = 1.0
-    pattern = make_pattern(weight)
+    pattern = make_pattern(weight, (1024, 512))
     assert pattern.shape == (1024, 512) and pattern.cells.shape == (64, 64)
     assert pattern.cells[0, 0] == 1 and pattern.cells[1, 1] == LEVELS
     assert pattern.cells.sum() == 1 + LEVELS
@@ -72,6 +72,10 @@ def test_a_compact_checkpoint_counts_against_the_heads_it_once_had(tmp_path):
     assert found.attention[0].head_mask is None and not found.knows_positions
     assert found.attention[-1].head_mask.tolist() == [False] * 6  # nothing left: known, too
     assert found.attention[-1].patterns == ()
+    assert found.attention[0].patterns[0].shape == (48, 32)
+    assert found.attention[0].patterns[0].full_shape == (48, 48)
+    assert found.mlps[0].patterns["fc2"].shape == (48, 64)
+    assert found.mlps[0].patterns["fc2"].full_shape == (48, 96)
 
 
 def test_the_run_log_beside_a_compact_checkpoint_tells_which_heads_are_left(tmp_path):

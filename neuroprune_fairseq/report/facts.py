@@ -33,6 +33,7 @@ class Pattern:
     """Where a matrix has weights left."""
 
     shape: tuple[int, int]  # of the matrix
+    full_shape: tuple[int, int]  # before anything was cut
     cells: np.ndarray  # (<= CELLS or 2 CELLS, the same), uint8: share of nonzeros, 0 ... LEVELS
 
 
@@ -116,15 +117,18 @@ def shares(nonzero: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
     return counts / sizes
 
 
-def make_pattern(weight: Tensor, cells: tuple[int, int] = (CELLS, CELLS)) -> Pattern:
+def make_pattern(
+    weight: Tensor, full_shape: tuple[int, int], cells: tuple[int, int] = (CELLS, CELLS)
+) -> Pattern:
     """The pattern of a matrix; a cell is 0 only where all its entries are zero.
 
     Args:
         weight: (rows, columns), at least one of each.
+        full_shape: rows and columns before anything was cut.
         cells: most cells per side.
     """
     levels = np.ceil(shares(weight.ne(0).cpu().numpy(), cells) * LEVELS)
-    return Pattern(tuple(weight.shape), levels.astype(np.uint8))
+    return Pattern(tuple(weight.shape), full_shape, levels.astype(np.uint8))
 
 
 def _full_weight(linear: nn.Linear) -> Tensor:
@@ -144,7 +148,7 @@ def _attention_facts(
     """
     mask = head_mask(block).numpy() if block else np.zeros(0, dtype=bool)
     scores = head_importance(block).numpy() if block else np.zeros(0, dtype=np.float32)
-    patterns = tuple(make_pattern(_full_weight(p).T) for p in _qkv(block)) if block else ()
+    patterns = _attention_patterns(block, heads) if block else ()
     places = list(range(heads)) if len(mask) == heads else kept
     if not len(mask):
         places = []
@@ -156,18 +160,21 @@ def _attention_facts(
     return AttentionFacts(name, kind, heads, count, full_mask, full_scores, patterns)
 
 
-def _qkv(block: AttentionBlock) -> tuple[nn.Linear, ...]:
-    return block.q_proj, block.k_proj, block.v_proj
+def _attention_patterns(block: AttentionBlock, heads: int) -> tuple[Pattern, ...]:
+    """Q, K and V as the paper writes them, of a module that once had so many heads."""
+    weights = [_full_weight(p).T for p in (block.q_proj, block.k_proj, block.v_proj)]
+    return tuple(make_pattern(w, (w.shape[0], heads * block.head_dim)) for w in weights)
 
 
-def _mlp_facts(block: MLPBlock) -> MLPFacts:
-    weights = dict(zip(MLP_PARTS, block.prunable_weights))
-    sizes = {"fc1": (2 * CELLS, CELLS), "fc2": (CELLS, 2 * CELLS)}
-    return MLPFacts(
-        block.name,
-        {part: weight.ne(0).sum(dim=1).cpu().numpy() for part, weight in weights.items()},
-        {part: make_pattern(weight, sizes[part]) for part, weight in weights.items()},
-    )
+def _mlp_facts(block: MLPBlock, neurons: int) -> MLPFacts:
+    """Facts of an MLP that once had so many hidden neurons."""
+    fc1, fc2 = block.prunable_weights
+    patterns = {
+        "fc1": make_pattern(fc1, (neurons, fc1.shape[1]), (2 * CELLS, CELLS)),
+        "fc2": make_pattern(fc2, (fc2.shape[0], neurons), (CELLS, 2 * CELLS)),
+    }
+    degrees = {"fc1": fc1.ne(0).sum(dim=1), "fc2": fc2.ne(0).sum(dim=1)}
+    return MLPFacts(block.name, {part: d.cpu().numpy() for part, d in degrees.items()}, patterns)
 
 
 @torch.no_grad()
@@ -189,16 +196,18 @@ def take_facts(
         num_updates: how long it was trained.
         kept: of a compact model, which heads of a module are left, as the run's log notes it.
     """
-    attention = {block.name: block for block in attention_blocks(model)}
     is_compact = hasattr(settings, "neuroprune_shapes")
-    modules = []
+    attention = {block.name: block for block in attention_blocks(model)}
+    modules, mlps = [], []
     for name in shapes(model):
-        if not name.endswith("attn"):
-            continue  # an MLP or a list of INPUTS
-        block = attention.get(name)
-        stack = "encoder" if name.startswith("encoder") else "decoder"
-        heads = getattr(settings, f"{stack}_attention_heads") if is_compact else block.num_heads
-        modules.append(_attention_facts(name, block, heads, (kept or {}).get(name)))
+        if name.endswith("attn"):
+            block = attention.get(name)
+            heads = _size(settings, name, "attention_heads") if is_compact else block.num_heads
+            modules.append(_attention_facts(name, block, heads, (kept or {}).get(name)))
+    for block in mlp_blocks(model):
+        width = block.fc1.out_features
+        neurons = _size(settings, block.name, "ffn_embed_dim") if is_compact else width
+        mlps.append(_mlp_facts(block, neurons))
     return ModelFacts(
         label=label,
         method=method,
@@ -207,5 +216,11 @@ def take_facts(
         num_updates=num_updates,
         sparsity=measure(model),
         attention=tuple(modules),
-        mlps=tuple(map(_mlp_facts, mlp_blocks(model))),
+        mlps=tuple(mlps),
     )
+
+
+def _size(settings: Namespace, name: str, size: str) -> int:
+    """A size of the encoder or decoder that a module of this name stands in."""
+    stack = "encoder" if name.startswith("encoder") else "decoder"
+    return getattr(settings, f"{stack}_{size}")

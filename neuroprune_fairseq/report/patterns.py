@@ -67,9 +67,9 @@ def _title(axes: Axes, model: ModelFacts) -> None:
 
 
 def _largest(tiles: Tiles) -> tuple[int, int]:
-    """Rows and columns of the largest tile."""
-    rows = [pattern.shape[0] for _, matrices in tiles for pattern in matrices]
-    columns = [sum(pattern.shape[1] for pattern in matrices) for _, matrices in tiles]
+    """Rows and columns of the largest tile, before anything was cut."""
+    rows = [pattern.full_shape[0] for _, matrices in tiles for pattern in matrices]
+    columns = [sum(pattern.full_shape[1] for pattern in matrices) for _, matrices in tiles]
     return max([*rows, 1]), max([*columns, 1])
 
 
@@ -81,12 +81,11 @@ def _grid_picture(
 ) -> Picture:
     """All matrices of one kind in all layers: a panel for each model."""
     all_tiles = {model.label: tiles_of(model) for model in models}
-    sizes = [_largest(tiles) for tiles in all_tiles.values()]
-    most_rows, most_columns = (max(size) for size in zip(*sizes))
+    sizes = {label: _largest(tiles) for label, tiles in all_tiles.items()}
     slot = PANEL_WIDTH / columns
-    # One scale for all models, so that a matrix that was cut is smaller.
-    scale = (slot - GAP) / most_columns
-    row_height = LABEL + scale * most_rows + 0.06
+    # Inches a row or column: a matrix that was cut is smaller than its slot.
+    scales = {label: (slot - GAP) / size[1] for label, size in sizes.items()}
+    row_height = LABEL + max(scales[label] * size[0] for label, size in sizes.items()) + 0.06
     rows = max(-(-len(tiles) // columns) for tiles in all_tiles.values())
     height = TITLE + rows * row_height
 
@@ -98,7 +97,7 @@ def _grid_picture(
                 x, y = slot * (place % columns), TITLE + row_height * (place // columns)
                 if label:
                     axes.text(x, y, label, color=INK, va="top")
-                    _draw_tile(axes, matrices, (x, y + LABEL), scale)
+                    _draw_tile(axes, matrices, (x, y + LABEL), scales[model.label])
 
         return draw_on
 
@@ -129,43 +128,53 @@ def middle_layer(model: ModelFacts) -> tuple[AttentionFacts, MLPFacts]:
     return attention[0], mlp
 
 
+def _layer_tiles(model: ModelFacts) -> Tiles:
+    """Attention, MLP in and MLP out of the middle layer."""
+    attention, mlp = middle_layer(model)
+    return [
+        (f"{short_module_name(attention.name)}: Q, K, V", attention.patterns),
+        (f"{short_layer_name(mlp.name)}: MLP in", (mlp.patterns["fc1"],)),
+        ("MLP out", (mlp.patterns["fc2"],)),
+    ]
+
+
+def _layer_places(tiles: Tiles) -> tuple[float, list[tuple[float, float]], float]:
+    """Attention above, below it MLP in and MLP out side by side.
+
+    Returns:
+        Scale (inches a row or column), the place of each tile, the height of all.
+    """
+    attention, first, second = (_largest([tile]) for tile in tiles)
+    room, gap = PANEL_WIDTH - GAP, 5 * GAP
+    scale = min(room / attention[1], (room - gap) / (first[1] + second[1]))
+    y = TITLE + LABEL + scale * attention[0] + 0.08
+    places = [(0.0, TITLE), (0.0, y), (first[1] * scale + gap, y)]
+    return scale, places, y + LABEL + scale * max(first[0], second[0]) + 0.04
+
+
 def _layer_picture(models: Sequence[ModelFacts]) -> Picture:
     """One layer of every model, large."""
-    layers = {model.label: middle_layer(model) for model in models}
-    tiles = {
-        label: [
-            (f"{short_module_name(attention.name)}: Q, K, V", attention.patterns),
-            (f"{short_layer_name(mlp.name)}: MLP in", (mlp.patterns["fc1"],)),
-            ("MLP out", (mlp.patterns["fc2"],)),
-        ]
-        for label, (attention, mlp) in layers.items()
-    }
-    # Attention above, below it MLP in and MLP out side by side.
-    sizes = [[_largest([tile]) for tile in found] for found in tiles.values()]
-    (a_rows, a_cols), (i_rows, i_cols), (o_rows, o_cols) = (
-        tuple(max(size) for size in zip(*part)) for part in zip(*sizes)
-    )
-    room = PANEL_WIDTH - GAP
-    scale = min(room / a_cols, (room - 5 * GAP) / (i_cols + o_cols))
-    second = TITLE + LABEL + scale * a_rows + 0.08
-    height = second + LABEL + scale * max(o_rows, i_rows) + 0.04
-    places = [(0, TITLE), (0, second), (i_cols * scale + 5 * GAP, second)]
+    all_tiles = {model.label: _layer_tiles(model) for model in models}
+    layouts = {label: _layer_places(tiles) for label, tiles in all_tiles.items()}
 
     def draw(model: ModelFacts) -> Callable[[Figure], None]:
         def draw_on(figure: Figure) -> None:
             axes = inch_axes(figure)
             _title(axes, model)
             axes.text(
-                *(room, 0.02, f"{model.sparsity['total_sparsity']:.0%} zeros"),
+                *(PANEL_WIDTH - GAP, 0.02, f"{model.sparsity['total_sparsity']:.0%} zeros"),
                 **{"color": MUTED, "va": "top", "ha": "right"},
             )
-            for (x, y), (label, matrices) in zip(places, tiles[model.label]):
+            scale, places, _ = layouts[model.label]
+            for (x, y), (label, matrices) in zip(places, all_tiles[model.label]):
                 axes.text(x, y, label, color=INK, va="top")
                 _draw_tile(axes, matrices, (x, y + LABEL), scale)
 
         return draw_on
 
-    return Picture("patterns", {model.label: draw(model) for model in models}, height, layout=None)
+    height = max(height for _, _, height in layouts.values())
+    panels = {model.label: draw(model) for model in models}
+    return Picture("patterns", panels, height, layout=None)
 
 
 def shown_models(models: Sequence[ModelFacts]) -> list[ModelFacts]:

@@ -113,9 +113,9 @@ def positions_section(models: Sequence[ModelFacts]) -> Section | None:
         anchor="positions",
         title="Which heads are removed",
         answers="Figure 3 of the paper",
-        shows="How often each head of a module is removed, over all modules "
-        "(mean and standard deviation over runs) and in each module (the darker, the more runs; "
-        "at the right the number of heads that go on average).",
+        shows="How often each head of a module is removed, over all modules (mean and standard "
+        "deviation over runs) and in each module (the darker, the more runs; at the right the "
+        "number of heads that go on average).",
         finding=f"Removed: {'; '.join(map(_position_finding, groups, groups.values()))}.",
         notes=[ONLY],
         pictures=[
@@ -126,22 +126,22 @@ def positions_section(models: Sequence[ModelFacts]) -> Section | None:
     )
 
 
+def _mean_by_position(models: Sequence[ModelFacts]) -> np.ndarray:
+    return mean_over_models([removal_by_position(model) for model in models])[0]
+
+
 def _position_finding(method: str, models: Sequence[ModelFacts]) -> str:
-    mean, _ = mean_over_models([removal_by_position(model) for model in models])
-    rest = mean[:-1].mean() if len(mean) > 1 else float("nan")
-    return f"{method} the last head in {mean[-1]:.0%} of the modules, the others in {rest:.0%}"
+    *others, last = _mean_by_position(models)
+    rest = f", the others in {np.mean(others):.0%}" if others else ""
+    return f"{method} the last head in {last:.0%} of the modules{rest}"
 
 
 def _position_table(groups: dict[str, list[ModelFacts]]) -> Table:
-    means = {
-        f"{method} ({runs_text(group)})": mean_over_models([removal_by_position(m) for m in group])[
-            0
-        ]
-        for method, group in groups.items()
-    }
-    heads = max(map(len, means.values()))
-    rows = [["removed at position", *map(str, range(heads))]]
-    rows += [[name, *(f"{share:.2f}" for share in mean)] for name, mean in means.items()]
+    means = {method: _mean_by_position(group) for method, group in groups.items()}
+    rows = [["removed at position", *map(str, range(max(map(len, means.values()))))]]
+    for method, mean in means.items():
+        label = f"{method} ({runs_text(groups[method])})"
+        rows.append([label, *(f"{share:.2f}" for share in mean)])
     return Table("Numbers", rows)
 
 
