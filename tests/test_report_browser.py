@@ -21,8 +21,10 @@ FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run -
 PROBE = """<script>
 document.querySelectorAll("details").forEach((details) => { details.open = true; });
 const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-const fonts = [...document.querySelectorAll("svg text")].map(
-  (text) => parseFloat(getComputedStyle(text).fontSize) * text.getCTM().a);
+const fonts = [...document.querySelectorAll("svg text")].map((text) => {
+  const scale = text.getCTM();
+  return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(scale.a, scale.b);
+});
 document.body.dataset.wide = wide;
 document.body.dataset.smallest = Math.min(...fonts);
 </script></body>"""

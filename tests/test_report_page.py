@@ -89,8 +89,9 @@ def tables(page, anchor=None):
 def test_every_picture_is_in_the_page_and_beside_it_as_png_and_svg(report, page):
     expected = {f"{name}.{suffix}" for name in PICTURES for suffix in ("png", "svg")}
     assert {path.name for path in report.iterdir()} == {"index.html", *expected}
-    prefixes = {svg.find(f"{SVG}g").get("id").rsplit("-", 1)[0] for svg in page.iter(f"{SVG}svg")}
-    assert {re.sub(r"-\d+$", "", prefix) for prefix in prefixes} == set(PICTURES)
+    inlined = [div for div in page.iter(f"{XHTML}div") if div.get("class") == "picture"]
+    assert {div.get("data-name") for div in inlined} == {*PICTURES}
+    assert all(div.find(f".//{SVG}svg") is not None for div in inlined)
     for name in PICTURES:
         assert ElementTree.parse(report / f"{name}.svg").getroot().tag == f"{SVG}svg"
         with Image.open(report / f"{name}.png") as image:

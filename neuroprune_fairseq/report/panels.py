@@ -137,10 +137,16 @@ class DrawnPanel:
 
 
 def _bare_svg(text: str, prefix: str) -> str:
-    """The element of a matplotlib SVG file, with ids that are unique where it is put."""
+    """The element of a matplotlib SVG file, with ids that are unique where it is put.
+
+    Only ids that something refers to are kept: matplotlib gives equal images the same.
+    """
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    used = {*re.findall(r'(?:href="#|url\(#)([^")]+)', text)}
+    text = re.sub(
+        r'\s+id="([^"]*)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", text
+    )
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", text)
     return re.sub(r"\s*\n\s*", "\n", text).strip()
 
