@@ -92,7 +92,7 @@ def _spreads(models: Sequence[ModelFacts], part: str) -> Callable[[Figure], None
     def draw(figure: Figure) -> None:
         axes = new_axes(figure, xlabel="sparsity", title=TITLES[part])
         axes.set_ylabel("sd of degrees (connections)")
-        shapes = sorted({mlp.patterns[part].shape for m in models for mlp in m.mlps})
+        shapes = sorted({mlp.patterns[part].full_shape for m in models for mlp in m.mlps})
         share = np.linspace(0, 1, 101)
         for number, (rows, columns) in enumerate(shapes[:3]):
             counts = np.round((1 - share) * rows * columns).astype(int)
@@ -127,9 +127,10 @@ def _numbers(models: Sequence[ModelFacts]) -> Table:
     for model in models:
         for part in MLP_PARTS:
             spread, scattered = degree_spread(model, part), scattered_spread(model, part)
-            numbers = (part_sparsity(model, part), degrees(model, part).mean(), spread, scattered)
             ratio = f"{spread / scattered:.1f}" if scattered else "-"
-            rows.append([model.label, part, *(f"{number:.3g}" for number in numbers), ratio])
+            numbers = [degrees(model, part).mean(), spread, scattered]
+            sparsity = f"{part_sparsity(model, part):.3f}"
+            rows.append([model.label, part, sparsity, *(f"{n:.2f}" for n in numbers), ratio])
     return Table("Numbers", rows, text_columns=2)
 
 

@@ -14,16 +14,16 @@ from neuroprune_fairseq.report.measures import spread_out
 from neuroprune_fairseq.report.panels import (
     INK,
     MUTED,
-    PANEL_WIDTH,
     Picture,
     Section,
     inch_axes,
+    label_heads,
     shorten,
 )
 from neuroprune_fairseq.report.runs import Run
 
 MOST_MODELS = 18
-LEFT, TOP, ROW = 0.95, 0.56, 0.25  # inches
+LEFT, TOP, ROW, CELL = 0.95, 0.56, 0.25, 0.23  # inches; a cell has room for two digits
 NARROW = 2.6  # of a panel, where that is wide enough
 
 Replaced = dict[int, tuple[int, "int | None"]]  # head -> epoch, the head that replaced it
@@ -78,9 +78,8 @@ def _panel(
         axes.text(0, 0.02, shorten(model.label, 30), color=INK, weight="bold", va="top")
         kept = f"{model.heads_kept} of {model.heads_total} heads"
         axes.text(0, 0.22, kept, color=MUTED, va="top")
-        for head in range(max(module.num_heads for module in model.attention)):
-            x = LEFT + size * (head + 0.5)
-            axes.text(x, TOP - 0.02, str(head), color=MUTED, ha="center", va="bottom")
+        heads = max(module.num_heads for module in model.attention)
+        label_heads(axes, heads, LEFT, size, TOP - 0.02)
         for row, module in enumerate(model.attention):
             _draw_module(axes, module, replaced.get(module.name, {}), TOP + ROW * row, size)
 
@@ -97,7 +96,7 @@ def section(models: Sequence[ModelFacts], runs: dict[str, Run]) -> Section:
     shown = spread_out([model for model in models if model.heads_removed], MOST_MODELS)
     shown = shown or spread_out(models, 1)
     heads = max(module.num_heads for model in shown for module in model.attention)
-    width = min(PANEL_WIDTH, max(NARROW, LEFT + ROW * heads))
+    width = max(NARROW, LEFT + CELL * heads)
     size = min(0.28, (width - LEFT) / heads)
     height = TOP + ROW * max(len(model.attention) for model in shown) + 0.08
     panels = {

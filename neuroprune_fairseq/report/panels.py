@@ -127,6 +127,13 @@ def new_axes(figure: Figure, **settings: object) -> Axes:
     return axes
 
 
+def label_heads(axes: Axes, heads: int, left: float, cell: float, y: float) -> None:
+    """Write the numbers of heads above their cells, as many as there is room for."""
+    step = next(step for step in (1, 2, 5, 10, heads) if step * cell >= 0.2 or step >= heads)
+    for head in range(0, heads, step):
+        axes.text(left + cell * (head + 0.5), y, str(head), color=MUTED, ha="center", va="bottom")
+
+
 @dataclass(frozen=True)
 class DrawnPanel:
     """One panel, drawn."""

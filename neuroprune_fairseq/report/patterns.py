@@ -138,18 +138,19 @@ def _layer_tiles(model: ModelFacts) -> Tiles:
     ]
 
 
-def _layer_places(tiles: Tiles) -> tuple[float, list[tuple[float, float]], float]:
+def _layer_places(tiles: Tiles) -> tuple[list[tuple[float, float, float]], float]:
     """Attention above, below it MLP in and MLP out side by side.
 
     Returns:
-        Scale (inches a row or column), the place of each tile, the height of all.
+        For each tile its place and scale (inches a row or column), and the height of all.
     """
     attention, first, second = (_largest([tile]) for tile in tiles)
     room, gap = PANEL_WIDTH - GAP, 5 * GAP
-    scale = min(room / attention[1], (room - gap) / (first[1] + second[1]))
-    y = TITLE + LABEL + scale * attention[0] + 0.08
-    places = [(0.0, TITLE), (0.0, y), (first[1] * scale + gap, y)]
-    return scale, places, y + LABEL + scale * max(first[0], second[0]) + 0.04
+    wide = room / attention[1]
+    narrow = (room - gap) / (first[1] + second[1])
+    y = TITLE + LABEL + wide * attention[0] + 0.08
+    places = [(0.0, TITLE, wide), (0.0, y, narrow), (first[1] * narrow + gap, y, narrow)]
+    return places, y + LABEL + narrow * max(first[0], second[0]) + 0.04
 
 
 def _layer_picture(models: Sequence[ModelFacts]) -> Picture:
@@ -165,14 +166,14 @@ def _layer_picture(models: Sequence[ModelFacts]) -> Picture:
                 *(PANEL_WIDTH - GAP, 0.02, f"{model.sparsity['total_sparsity']:.0%} zeros"),
                 **{"color": MUTED, "va": "top", "ha": "right"},
             )
-            scale, places, _ = layouts[model.label]
-            for (x, y), (label, matrices) in zip(places, all_tiles[model.label]):
+            places = layouts[model.label][0]
+            for (x, y, scale), (label, matrices) in zip(places, all_tiles[model.label]):
                 axes.text(x, y, label, color=INK, va="top")
                 _draw_tile(axes, matrices, (x, y + LABEL), scale)
 
         return draw_on
 
-    height = max(height for _, _, height in layouts.values())
+    height = max(height for _, height in layouts.values())
     panels = {model.label: draw(model) for model in models}
     return Picture("patterns", panels, height, layout=None)
 

@@ -28,6 +28,7 @@ from neuroprune_fairseq.report.panels import (
     Section,
     Table,
     inch_axes,
+    label_heads,
     method_style,
     new_axes,
 )
@@ -68,22 +69,19 @@ def _positions(groups: dict[str, list[ModelFacts]]) -> Callable[[Figure], None]:
     return draw
 
 
-CELL, LEFT, TOP = 0.26, 1.0, 0.55  # inches
+CELL, LEFT, TOP, RIGHT = 0.26, 1.0, 0.55, 0.4  # inches
 
 
-def _module_map(method: str, models: Sequence[ModelFacts]) -> Callable[[Figure], None]:
-    """Module x head: the share of a method's runs that removed it."""
+def _module_map(method: str, models: Sequence[ModelFacts], cell: float) -> Callable[[Figure], None]:
+    """Module x head: the share of a method's runs that removed it; cells so many inches wide."""
     rates = module_removal(models)
     colour = method_style(method)[0]
 
     def draw(figure: Figure) -> None:
         heads = max(map(len, rates.values()))
-        cell = min(CELL * 1.4, (PANEL_WIDTH - LEFT) / (heads + 1.8))
         axes = inch_axes(figure)
         axes.text(0, 0.02, f"{method} ({runs_text(models)})", color=INK, weight="bold", va="top")
-        for head in range(heads):
-            x = LEFT + cell * (head + 0.5)
-            axes.text(x, TOP - 0.04, str(head), color=MUTED, ha="center", va="bottom")
+        label_heads(axes, heads, LEFT, cell, TOP - 0.04)
         for row, (name, shares) in enumerate(rates.items()):
             y = TOP + CELL * row
             label = short_module_name(name)
@@ -99,16 +97,26 @@ def _module_map(method: str, models: Sequence[ModelFacts]) -> Callable[[Figure],
     return draw
 
 
+def _maps(groups: dict[str, list[ModelFacts]]) -> Picture:
+    """A map for each method, all of one size."""
+    modules = [model.attention for group in groups.values() for model in group]
+    heads = max(module.num_heads for own in modules for module in own)
+    width = max(PANEL_WIDTH, LEFT + CELL * 0.8 * heads + RIGHT)
+    cell = min(CELL * 1.4, (width - LEFT - RIGHT) / heads)
+    panels = {
+        f"Share of runs in which each head was removed, {method}": _module_map(method, group, cell)
+        for method, group in groups.items()
+    }
+    height = TOP + CELL * max(map(len, modules)) + 0.15
+    return Picture("positions-modules", panels, height, width, layout=None)
+
+
 def positions_section(models: Sequence[ModelFacts]) -> Section | None:
     """The page's figure on head positions; None without runs that removed enough."""
     groups = by_method(with_removals(models))
     if not groups:
         return None
-    rows = max(len(model.attention) for model in with_removals(models))
-    maps = {
-        f"Share of runs in which each head was removed, {method}": _module_map(method, group)
-        for method, group in groups.items()
-    }
+    curves = Picture("positions", {"Removal by position": _positions(groups)}, 3.2)
     return Section(
         anchor="positions",
         title="Which heads are removed",
@@ -118,10 +126,7 @@ def positions_section(models: Sequence[ModelFacts]) -> Section | None:
         "number of heads that go on average).",
         finding=f"Removed: {'; '.join(map(_position_finding, groups, groups.values()))}.",
         notes=[ONLY],
-        pictures=[
-            Picture("positions", {"Removal by position": _positions(groups)}, 3.2),
-            Picture("positions-modules", maps, TOP + CELL * rows + 0.15, layout=None),
-        ],
+        pictures=[curves, _maps(groups)],
         folded_table=_position_table(groups),
     )
 
@@ -138,10 +143,11 @@ def _position_finding(method: str, models: Sequence[ModelFacts]) -> str:
 
 def _position_table(groups: dict[str, list[ModelFacts]]) -> Table:
     means = {method: _mean_by_position(group) for method, group in groups.items()}
-    rows = [["removed at position", *map(str, range(max(map(len, means.values()))))]]
+    positions = range(max(map(len, means.values())))
+    rows = [["removed at position", *map(str, positions)]]
     for method, mean in means.items():
-        label = f"{method} ({runs_text(groups[method])})"
-        rows.append([label, *(f"{share:.2f}" for share in mean)])
+        shares = (f"{mean[place]:.2f}" if place < len(mean) else "-" for place in positions)
+        rows.append([f"{method} ({runs_text(groups[method])})", *shares])
     return Table("Numbers", rows)
 
 
