@@ -34,6 +34,11 @@ THEME = {
     **{colour.lower(): f"var(--colour-{number})" for number, colour in enumerate(COLOURS)},
 }
 PLAIN_STYLE = (MUTED, "h")
+# Numbers in COLOURS; the variants of DSP differ in their markers.
+METHOD_COLOURS = {
+    **{"neuroprune": 0, "neuroprune-target": 2, "voita": 3, "michel": 4, "l1": 5},
+    **dict.fromkeys(("dsp", "dsp-pipelined", "dsp-straight-through"), 1),
+}
 
 _RC = {
     "font.size": FONT_SIZE,
@@ -100,9 +105,9 @@ class Section:
 
 def method_style(method: str) -> tuple[str, str]:
     """Colour and marker of a method, the same in every picture."""
-    if method not in STYLES:
+    if method not in METHOD_COLOURS:
         return PLAIN_STYLE
-    return COLOURS[list(STYLES).index(method) % len(COLOURS)], STYLES[method][0]
+    return COLOURS[METHOD_COLOURS[method]], STYLES[method][0]
 
 
 def shorten(label: str, most: int = 44) -> str:

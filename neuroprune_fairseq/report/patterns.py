@@ -200,8 +200,8 @@ def section(models: Sequence[ModelFacts]) -> Section:
         title="Sparsity patterns",
         answers="Figures 1, 8, 9 and 10 of the paper",
         shows="Where weights are left, in a layer in the middle of the decoder and below in all "
-        "layers: the darker a cell, the larger its share of nonzero weights, and a blank cell has "
-        "none. Rows of Q, K and V are input dimensions, as in the paper.",
+        "layers: the stronger a cell's colour, the larger its share of nonzero weights; a blank "
+        "cell has none, and rows of Q, K and V are input dimensions, as in the paper.",
         notes=[text] if left_out else [],
         pictures=[_layer_picture(shown)],
         folded=[

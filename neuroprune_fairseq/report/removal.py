@@ -122,8 +122,8 @@ def positions_section(models: Sequence[ModelFacts]) -> Section | None:
         title="Which heads are removed",
         answers="Figure 3 of the paper",
         shows="How often each head of a module is removed, over all modules (mean and standard "
-        "deviation over runs) and in each module (the darker, the more runs; at the right the "
-        "number of heads that go on average).",
+        "deviation over runs) and in each module (the stronger the colour, the more runs; at the "
+        "right the number of heads that go on average).",
         finding=f"Removed: {'; '.join(map(_position_finding, groups, groups.values()))}.",
         notes=[ONLY],
         pictures=[curves, _maps(groups)],
