@@ -339,3 +339,11 @@ def test_a_truncated_checkpoint_gets_one_line(checkpoints, tmp_path):
     path.write_bytes(checkpoints.small.read_bytes()[:5000])
     with pytest.raises(SystemExit, match="damaged"):
         main([str(path), str(tmp_path / "out.pt")])
+
+
+def test_a_model_with_parts_that_cannot_be_cut_is_refused(checkpoints, tmp_path):
+    state = read_checkpoint(checkpoints.dense)
+    state["cfg"]["model"].scale_heads = True
+    torch.save(state, tmp_path / "scaled.pt")
+    with pytest.raises(SystemExit, match="--scale-heads: such models cannot be made compact"):
+        main([str(tmp_path / "scaled.pt"), str(tmp_path / "out.pt")])
