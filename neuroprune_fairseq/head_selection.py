@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroprune_fairseq.importance import GradientImportance
+from neuroprune_fairseq.importance import HeadImportance
 from neuroprune_fairseq.pruning import remove_heads_
 from neuroprune_fairseq.redundancy import find_dominators, head_distances
 from neuroprune_fairseq.sparsity import head_mask
@@ -74,7 +74,7 @@ class _LazyCounts:
 
 
 def by_importance(
-    model: nn.Module, surplus: int, importance: GradientImportance, redundancy: bool
+    model: nn.Module, surplus: int, importance: HeadImportance, redundancy: bool
 ) -> list[Removal]:
     """The heads that matter least, over all modules; a module may go empty.
 
@@ -107,7 +107,7 @@ def _nearest(distances: Tensor) -> Tensor:
 
 
 def keep_heads_(
-    model: nn.Module, keep: int, criterion: str, importance: GradientImportance, merge: str
+    model: nn.Module, keep: int, criterion: str, importance: HeadImportance, merge: str
 ) -> list[dict[str, Any]]:
     """Remove heads in place until at most ``keep`` are left in the whole model.
 
