@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
@@ -112,6 +112,7 @@ class TargetController:
         """What a resumed run needs to be the same run."""
         return {
             "importance": self.importance.values,
+            "schedule": asdict(self.schedule),
             "start": self._start,
             "finished": self.finished,
             "replaced": self._replaced,  # since the last epoch's record
@@ -123,6 +124,10 @@ class TargetController:
             found = sparsity.measure(model)
             self._start = {part: found[f"{part}_sparsity"] for part in PARTS}
             self._start["heads"] = found["heads_kept"]
+        self.hold_(model)
+
+    def hold_(self, model: nn.Module) -> None:
+        """From now on hold the zeros that are there, if a sparsity is asked for."""
         if self.targets.sparsities:
             self._held = HeldZeros(model)
 
@@ -132,7 +137,7 @@ class TargetController:
             self.importance.update(model)
 
     def after_update_(self, model: nn.Module, num_updates: int) -> bool:
-        """Hold zeros and, when the schedule says so, make more.
+        """Hold zeros and, when the schedule says so, make more (then :meth:`hold_` them).
 
         Args:
             model: with fp32 parameters (precision.master_weights).
@@ -143,16 +148,16 @@ class TargetController:
         """
         if self._held is not None:
             self._held.zero_()
-        self.finished = num_updates >= self.schedule.end
-        if not self.schedule.acts(num_updates):
+        was_finished, self.finished = self.finished, num_updates >= self.schedule.end
+        # Not only at the end itself: with more workers a resumed run may be past it.
+        ends = self.finished and not was_finished
+        if not (ends or self.schedule.acts(num_updates)):
             return False
         progress = self.schedule.progress(num_updates)
         self._remove_heads_(model, progress)
         for part, goal in self.targets.sparsities.items():
             start = self._start[part]
             sparsify_(model, part, start + (goal - start) * progress)
-        if self.targets.sparsities:
-            self._held = HeldZeros(model)
         return True
 
     def _remove_heads_(self, model: nn.Module, progress: float) -> None:
