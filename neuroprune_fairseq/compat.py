@@ -6,10 +6,12 @@ The one place for version checks and for workarounds of fairseq; each has its re
 from __future__ import annotations
 
 import argparse
+import collections
 import importlib
 import importlib.util
 import logging
 import re
+import typing
 
 # torch 2.6 is the first release whose torch.load refuses to run code by default.
 MINIMUM_TORCH = (2, 6)
@@ -67,3 +69,20 @@ def allow_fairseq_checkpoints() -> None:
     import torch
 
     torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+def allow_fairseq_broadcasts() -> None:
+    """Let several workers exchange what the first one read from a checkpoint.
+
+    fairseq sends it through torch.save and torch.load, with its settings as OmegaConf's
+    containers and with placeholders for tensors. All of these only hold values.
+    """
+    import omegaconf
+    import torch
+    from fairseq.distributed import utils
+
+    containers = [omegaconf.DictConfig, omegaconf.ListConfig, omegaconf.AnyNode]
+    details = [omegaconf.base.ContainerMetadata, omegaconf.base.Metadata, typing.Any]
+    plain = [dict, int, list, collections.defaultdict]
+    allowed = [*containers, *details, *plain, utils._TensorPlaceholder]
+    torch.serialization.add_safe_globals(allowed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
@@ -114,6 +114,7 @@ class TargetController:
         return {
             "head_importance": self._heads.values,
             "weight_importance": self._weights.values,
+            "schedule": asdict(self.schedule),
             "start": self._start,
             "finished": self.finished,
             "replaced": self._replaced,  # since the last epoch's record
@@ -125,6 +126,10 @@ class TargetController:
             found = sparsity.measure(model)
             self._start = {part: found[f"{part}_sparsity"] for part in PARTS}
             self._start["heads"] = found["heads_kept"]
+        self.hold_(model)
+
+    def hold_(self, model: nn.Module) -> None:
+        """From now on hold the zeros that are there, if a sparsity is asked for."""
         if self.targets.sparsities:
             self._held = HeldZeros(model)
 
@@ -138,7 +143,7 @@ class TargetController:
             self._weights.update(model)
 
     def after_update_(self, model: nn.Module, num_updates: int) -> bool:
-        """Hold zeros and, when the schedule says so, make more.
+        """Hold zeros and, when the schedule says so, make more (then :meth:`hold_` them).
 
         Args:
             model: with fp32 parameters (precision.master_weights).
@@ -149,8 +154,10 @@ class TargetController:
         """
         if self._held is not None:
             self._held.zero_()
-        self.finished = num_updates >= self.schedule.end
-        if not self.schedule.acts(num_updates):
+        was_finished, self.finished = self.finished, num_updates >= self.schedule.end
+        # Not only at the end itself: with more workers a resumed run may be past it.
+        ends = self.finished and not was_finished
+        if not (ends or self.schedule.acts(num_updates)):
             return False
         progress = self.schedule.progress(num_updates)
         self._remove_heads_(model, progress)
@@ -158,8 +165,6 @@ class TargetController:
             start = self._start[part]
             share = start + (goal - start) * progress
             sparsify_(model, part, share, self._weights.scores(model))
-        if self.targets.sparsities:
-            self._held = HeldZeros(model)
         return True
 
     def _remove_heads_(self, model: nn.Module, progress: float) -> None:

@@ -9,6 +9,7 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
 from omegaconf import II
 
+from neuroprune_fairseq import workers
 from neuroprune_fairseq.errors import refuse
 from neuroprune_fairseq.head_selection import HEAD_CRITERIA
 from neuroprune_fairseq.precision import master_weights
@@ -69,8 +70,6 @@ class TranslationNeuropruneConfig(PruningTaskConfig):
             "scaled by the distance to the nearest other head)"
         },
     )
-    max_epoch: int = II("optimization.max_epoch")
-    max_update: int = II("optimization.max_update")
     update_freq: Any = II("optimization.update_freq")
 
 
@@ -99,21 +98,29 @@ class TranslationNeuropruneTask(PruningTask):
         if threshold is not None and self._targets.heads is not None:
             refuse("--target-heads finds the threshold itself; drop --head-distance-threshold")
         self._controller: Optional[TargetController] = None
-        self._restored: dict[str, Any] = {}
+        self._controller_state: dict[str, Any] = {}
         self._pruned_heads: Optional[PrunedHeads] = None
 
     def start_(self) -> None:
         self._pruned_heads = PrunedHeads(self.model)
         if self._targets:
             if self._controller is None:
-                schedule = self._schedule()
                 self._targets.check(self.model)
-                self._controller = TargetController(self._targets, schedule, self._restored)
+                self._controller = TargetController(
+                    self._targets, self._schedule(), self._controller_state
+                )
+                self._controller_state = {}
             self._controller.start_(self.model)
             self._release_when_finished()
 
     def _schedule(self) -> Schedule:
-        """From a tenth of the run to --target-update, by default two thirds of it."""
+        """From a tenth of the run to --target-update, by default two thirds of it.
+
+        A resumed run keeps the schedule that it began with, unless it now has more or fewer
+        updates to go.
+        """
+        if self._controller_state.get("batches") == self._batches():
+            return Schedule(**self._controller_state["schedule"])
         length = total_updates(
             len(self._train_iterator),
             list(self.cfg.update_freq),
@@ -126,6 +133,12 @@ class TranslationNeuropruneTask(PruningTask):
         if not 1 <= end <= length:
             refuse(f"--target-update {end} must be within the run's {length} updates")
         return Schedule(min(length // 10, end - 1), end, max(1, self.cfg.target_interval))
+
+    def _batches(self) -> list[int]:
+        """What the number of updates depends on, apart from the corpus."""
+        shards = self._train_iterator.num_shards
+        flags = (self.cfg.max_epoch, self.cfg.max_update, self.cfg.target_update or 0)
+        return [*flags, *(shards * freq for freq in self.cfg.update_freq)]
 
     def before_update_(self) -> None:
         if self._controller:
@@ -141,6 +154,8 @@ class TranslationNeuropruneTask(PruningTask):
             if self._pruned_heads:
                 self._pruned_heads.zero_()
             if self._controller and self._controller.after_update_(self.model, self.num_updates):
+                workers.follow_first_(self.model.parameters())
+                self._controller.hold_(self.model)
                 self._pruned_heads = PrunedHeads(self.model)
         if self._controller:
             self._release_when_finished()
@@ -172,10 +187,10 @@ class TranslationNeuropruneTask(PruningTask):
         self._pruned_heads = PrunedHeads(self.model)
         return {"modules": modules}
 
-    def get_checkpoint_dict(self):
-        inherited = super().get_checkpoint_dict()  # first: it may end the epoch
-        state = self._controller.state_dict() if self._controller else self._restored
-        return {**inherited, type(self).__name__: state} if state else inherited
+    def own_state(self):
+        if self._controller is None:
+            return {}
+        return {**self._controller.state_dict(), "batches": self._batches()}
 
-    def set_checkpoint_dict(self, state):
-        self._restored = state
+    def restore_(self, state):
+        self._controller_state = state

@@ -42,14 +42,22 @@ progress_lines() {
 
 # run_fairseq_train ARGUMENT...: on a terminal fairseq draws its progress bar on stderr, else
 # stderr (so: what went wrong) goes into the log, too.
+#
+# NEUROPRUNE_LAUNCH, words between spaces, starts NEUROPRUNE_WORKERS workers in place of one
+# interpreter (see train.sbatch). Neither is part of the command that is kept: a run may go on
+# with another number of workers.
 run_fairseq_train() {
-  local log=$save_dir/train.log
+  local log=$save_dir/train.log launch=("$PYTHON")
+  if [ -n "${NEUROPRUNE_LAUNCH:-}" ]; then
+    read -r -a launch <<<"$NEUROPRUNE_LAUNCH"
+    set -- "$@" --distributed-world-size "${NEUROPRUNE_WORKERS:?is how many are launched}"
+  fi
   # No modules from the folder in which the user happens to be.
   local -x PYTHONSAFEPATH=1
   if [ -t 2 ]; then
-    "$PYTHON" -m fairseq_cli.train "$@" | tee -a "$log" | progress_lines
+    "${launch[@]}" -m fairseq_cli.train "$@" | tee -a "$log" | progress_lines
   else
-    "$PYTHON" -m fairseq_cli.train "$@" 2> >(tee -a "$log" >&2) | tee -a "$log" | progress_lines
+    "${launch[@]}" -m fairseq_cli.train "$@" 2> >(tee -a "$log" >&2) | tee -a "$log" | progress_lines
   fi
 }
 
