@@ -35,6 +35,7 @@ class PruningTaskConfig(TranslationConfig):
     save_dir: str = II("checkpoint.save_dir")
     no_save_optimizer_state: bool = II("checkpoint.no_save_optimizer_state")
     patience: int = II("checkpoint.patience")
+    store_ema: bool = II("ema.store_ema")
     log_interval: int = II("common.log_interval")
     max_epoch: int = II("optimization.max_epoch")
     max_update: int = II("optimization.max_update")
@@ -104,6 +105,8 @@ class PruningTask(TranslationTask):
     def build_model(self, cfg, from_checkpoint=False):
         if not from_checkpoint:  # a training run, which loads checkpoint_last.pt next
             compat.allow_fairseq_broadcasts()
+            if self.cfg.store_ema:
+                compat.start_ema_from_weights()
             if workers.is_first():
                 resume.rescue_last_checkpoint(self.cfg.save_dir)
             workers.wait_for_all()
