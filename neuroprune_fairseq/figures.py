@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ matplotlib.use("Agg")  # pictures go to files, also on a machine without a displ
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+
+from neuroprune_fairseq.files import replacing  # noqa: E402
 
 # Okabe and Ito's palette, without its black and yellow; a marker for each as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -28,9 +29,8 @@ def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
     paths = []
     for suffix in ("png", "svg"):
         path = Path(f"{stem}.{suffix}")
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        figure.savefig(temporary, format=suffix, dpi=200, bbox_inches="tight")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=suffix, dpi=200, bbox_inches="tight")
         paths.append(path)
     plt.close(figure)
     return paths

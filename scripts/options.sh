@@ -159,10 +159,29 @@ check_number() {
     die "--$1 must be a number of at least 0, not '${!variable}'"
 }
 
+# check_choice NAME CHOICE...: the option's value must be one of the choices.
+check_choice() {
+  local variable choice
+  variable=$(variable_of "$1")
+  for choice in "${@:2}"; do
+    [ "${!variable}" != "$choice" ] || return 0
+  done
+  die "--$1 must be one of ${*:2}, not '${!variable}'"
+}
+
+# any_file FOLDER PATTERN: whether the folder has a file of that name.
+any_file() {
+  local file
+  for file in "$1"/$2; do
+    [ ! -e "$file" ] || return 0
+  done
+  return 1
+}
+
 # check_corpus: --data must be a folder with fairseq's dictionaries and binarised text.
 check_corpus() {
   [ -d "$data" ] || die "--data $data: no such folder; scripts/prepare.sh makes one"
-  if ! compgen -G "$data/dict.*.txt" >/dev/null || ! compgen -G "$data/train.*.idx" >/dev/null; then
+  if ! any_file "$data" 'dict.*.txt' || ! any_file "$data" 'train.*.idx'; then
     die "--data $data holds no prepared corpus (dict.*.txt, train.*.idx); scripts/prepare.sh makes one"
   fi
 }

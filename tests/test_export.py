@@ -10,7 +10,7 @@ import torch
 from fairseq import options
 from fairseq_cli import train
 
-from neuroprune_fairseq.checkpoint import read_checkpoint
+from neuroprune_fairseq.checkpoint import load_model_and_task, read_checkpoint
 from neuroprune_fairseq.compact import cutting
 from neuroprune_fairseq.compact.command import main as compact_main
 from neuroprune_fairseq.compact.files import model_of
@@ -76,9 +76,8 @@ def pruned(corpus, tmp_path_factory):
 
 def compare_with_engine(path, corpus, folder, sentences=20):
     """Export by hand and compare translations: (share of same ones, largest score difference)."""
-    from neuroprune_fairseq.export.command import _load
-
-    model, task = _load(str(path), str(corpus))
+    model, task = load_model_and_task(path, corpus)
+    model.float().eval()
     task.load_dataset("test")
     settings = read_checkpoint(path)["cfg"]["model"]
     source, target = task.source_dictionary, task.target_dictionary

@@ -13,7 +13,7 @@ import optuna
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.errors import refuse, refusing
 from neuroprune_fairseq.frontier.runner import Experiment, try_lock
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -76,14 +76,11 @@ def open_storage(url: str | None, out: Path) -> JournalStorage | RDBStorage:
     Raises:
         SystemExit: one line, when it cannot be opened.
     """
-    try:
+    what = "--storage" if url else str(out / "study.journal")
+    with refusing(f"{what} cannot be opened"):  # errors of the URL's database driver, too
         if url:
             return RDBStorage(url)
         return JournalStorage(JournalFileBackend(str(out / "study.journal")))
-    except Exception as error:  # of the URL's database driver, whichever it is
-        reason = (str(error).strip().split("\n") or [""])[0] or type(error).__name__
-        what = "--storage" if url else str(out / "study.journal")
-        refuse(f"{what} cannot be opened ({reason})")
 
 
 def _check_facts(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> None:
@@ -112,10 +109,9 @@ def open_study(
     descriptor = try_lock(experiment.out / ".lock", wait=True)
     try:
         storage = open_storage(url, experiment.out)
-        try:
+        damaged = f"the storage in {experiment.out} is damaged; name another --out"
+        with refusing(damaged, ValueError, KeyError, TypeError):
             return _checked_study(storage, experiment, facts, name)
-        except (ValueError, KeyError) as error:
-            refuse(f"the storage in {experiment.out} is damaged ({str(error)[:100]})")
     finally:
         os.close(descriptor)
 
