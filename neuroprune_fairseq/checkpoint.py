@@ -17,7 +17,6 @@ from neuroprune_fairseq.errors import refuse, refusing
 from neuroprune_fairseq.files import replacing
 from neuroprune_fairseq.pruning import zero_small_weights_
 
-
 # Settings that fairseq's models and tasks give to Python's eval() when they are built.
 _EVALUATED = (
     *("adaptive_input_cutoff", "adaptive_softmax_cutoff", "character_filters", "downsample"),

@@ -34,9 +34,10 @@ def refusing(message: str, *kinds: type[Exception]) -> Iterator[None]:
         kinds: of errors; none means all, for what fairseq, torch or a database may raise
             over a file of the user's.
     """
+    caught = kinds or (Exception,)
     try:
         yield
-    except kinds or Exception as error:
+    except caught as error:
         refuse(f"{message} ({reason(error)})")
 
 

@@ -47,7 +47,7 @@ def _checkpoint_to_restore(args: Namespace) -> str | None:
     return last if os.path.exists(last) else args.finetune_from_model
 
 
-def model_settings() -> list[str]:
+def _setting_names() -> list[str]:
     """The names of all settings that belong to fairseq's transformer."""
     parser = argparse.ArgumentParser(add_help=False)
     TransformerModel.add_args(parser)
@@ -68,7 +68,7 @@ def neuroprune_compact(args: Namespace) -> None:
         saved = model_settings(read_checkpoint(path))
         if not hasattr(saved, "neuroprune_shapes"):
             refuse(f"{path} is not compact; name its own --arch, or run neuroprune-compact first")
-        for name in [*model_settings(), "neuroprune_shapes", "neuroprune_arch"]:
+        for name in [*_setting_names(), "neuroprune_shapes", "neuroprune_arch"]:
             if not hasattr(args, name) and hasattr(saved, name):
                 setattr(args, name, getattr(saved, name))
     base_architecture(args)
