@@ -18,6 +18,7 @@ from neuroprune_fairseq.files import replacing  # noqa: E402
 # Okabe and Ito's palette, without its black and yellow; a marker for each as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+matplotlib.rcParams["text.parse_math"] = False  # a name with a $ is no formula
 
 
 def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
@@ -37,8 +38,11 @@ def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
 
 
 def short_module_name(name: str) -> str:
-    """'decoder.layers.3.encoder_attn' -> 'dec 3 cross'."""
-    stack, _, layer, module = name.split(".")[-4:]
+    """'decoder.layers.3.encoder_attn' -> 'dec 3 cross'; other names stay as they are."""
+    parts = name.split(".")[-4:]
+    if len(parts) < 4:
+        return name
+    stack, _, layer, module = parts
     return f"{stack[:3]} {layer} {'cross' if module == 'encoder_attn' else 'self'}"
 
 

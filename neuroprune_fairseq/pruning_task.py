@@ -11,19 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-import torch
 from fairseq.logging import metrics
-from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II
 from torch import nn
 
 from neuroprune_fairseq import run_log, sparsity
+from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.guarded_task import GuardedTask, check_finite, is_master
 
 METERS = ("r_attn", "r_mlp", "heads_kept", "attn_sparsity", "mlp_sparsity", "total_sparsity")
-
-
-def _is_master() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 @dataclass
@@ -32,9 +29,10 @@ class PruningTaskConfig(TranslationConfig):
 
     save_dir: str = II("checkpoint.save_dir")
     log_interval: int = II("common.log_interval")
+    patience: int = II("checkpoint.patience")
 
 
-class PruningTask(TranslationTask):
+class PruningTask(GuardedTask):
     """Translation that edits the model after updates and at the end of epochs.
 
     Subclasses override :meth:`start_`, :meth:`after_update_` and :meth:`at_epoch_end_`;
@@ -69,6 +67,11 @@ class PruningTask(TranslationTask):
     def at_epoch_end_(self) -> dict[str, Any]:
         """After the last update of an epoch. Returns entries for the epoch's JSON line."""
         return {}
+
+    def refuse_patience(self) -> None:
+        """For runs that must come to their end, since only then heads are chosen."""
+        if self.cfg.patience > 0:
+            refuse("--patience could end the run before its heads are chosen; drop it")
 
     # What the hooks below need to know about the run.
 
@@ -111,7 +114,7 @@ class PruningTask(TranslationTask):
     def get_checkpoint_dict(self):
         # fairseq asks for this just before it saves, with or without validation.
         self._end_epoch_if_missed()
-        return {}
+        return super().get_checkpoint_dict()
 
     def reduce_metrics(self, logging_outputs, criterion):
         super().reduce_metrics(logging_outputs, criterion)
@@ -127,9 +130,10 @@ class PruningTask(TranslationTask):
 
     def _end_epoch(self) -> None:
         self._updated = False
+        check_finite(self.model, self.num_updates)
         entries = self.at_epoch_end_()
         self._measure()
-        if _is_master():
+        if is_master():
             record = {"epoch": self._epoch, "num_updates": self.num_updates, **self._meters}
             path = Path(self.cfg.save_dir) / run_log.FILE_NAME
             run_log.write_epoch(path, {**record, **entries})

@@ -178,6 +178,15 @@ any_file() {
   return 1
 }
 
+# put FILE TEXT OPTION: writes a file under a temporary name, then renames it; OPTION is what
+# the user gave, for the message.
+put() {
+  { printf '%s\n' "$2" >"$1.new" && mv "$1.new" "$1"; } 2>/dev/null || {
+    rm -f "$1.new"
+    die "$3 cannot be written to; make room there or name another folder"
+  }
+}
+
 # check_corpus: --data must be a folder with fairseq's dictionaries and binarised text.
 check_corpus() {
   [ -d "$data" ] || die "--data $data: no such folder; scripts/prepare.sh makes one"

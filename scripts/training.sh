@@ -32,15 +32,7 @@ claim_save_dir() {
       die "--save-dir $save_dir holds another command's results (see command.txt there);" \
         "name a new folder, or remove that one"
   fi
-  put "$kept" "$1"
-}
-
-# put FILE TEXT: writes a file of $save_dir under a temporary name, then renames it.
-put() {
-  { printf '%s\n' "$2" >"$1.new" && mv "$1.new" "$1"; } 2>/dev/null || {
-    rm -f "$1.new"
-    die "--save-dir $save_dir cannot be written to (a full disk?); make room or name another folder"
-  }
+  put "$kept" "$1" "--save-dir $save_dir"
 }
 
 # Progress and validation lines of fairseq's log; the rest is in train.log only.
@@ -87,7 +79,7 @@ train() {
     die "fairseq-train failed (exit status $status)${why:+: $why}; its log is $save_dir/train.log"
   times=$(awk '{ all += $1 } END { printf "{\"train_seconds\": %d, \"sessions\": %d}", all, NR }' \
     "$save_dir/seconds.txt" 2>/dev/null) || die "$save_dir/seconds.txt cannot be read"
-  put "$save_dir/finished.json" "$times"
+  put "$save_dir/finished.json" "$times" "--save-dir $save_dir"
 }
 
 note_seconds() {
@@ -98,14 +90,12 @@ note_seconds() {
 # finetune_neuroprune.sh and finetune_baseline.sh share comes from their options.
 finetune() {
   local word model=()
+  [ -z "$dropout" ] || check_number dropout
   while IFS= read -r -d '' word; do
     model+=("$word")
   done < <("$PYTHON" "$here/model_flags.py" --checkpoint "$pretrained" ${arch:+--arch "$arch"})
   [ "${#model[@]}" -gt 0 ] || exit 2 # model_flags.py has said why
-  if [ -n "$dropout" ]; then
-    check_number dropout
-    model+=(--dropout "$dropout")
-  fi
+  [ -z "$dropout" ] || model+=(--dropout "$dropout")
   train "$data" \
     --task "$1" "${model[@]}" --finetune-from-model "$pretrained" \
     --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.0 --weight-decay 0.0001 \

@@ -186,7 +186,7 @@ def test_unpacking_takes_only_what_is_wanted(tmp_path):
     archive = make_archive(tmp_path / "a.tgz", {"x/one": "1", "x/two": "2"})
     paths = unpack(archive, ["two"], tmp_path / "there")
     assert paths["two"].read_text() == "2"
-    assert [path.name for path in (tmp_path / "there/x").iterdir()] == ["two"]
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["two"]
 
 
 @pytest.mark.skipif(not SAMPLE.is_file(), reason="no IWSLT14 sample beside the checkout")
