@@ -7,6 +7,7 @@ saved then is what was saved before.
 
 import fcntl
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,7 @@ class GuardedTask(TranslationTask):
             return super().load_dictionary(filename)
 
     def load_dataset(self, split, *args, **kwargs):
-        text = f"{self.cfg.data}: the text '{split}' cannot be read; scripts/prepare.sh makes it"
-        with refusing(text):
+        with refusing(f"{self.cfg.data}: no text '{split}' to read; scripts/prepare.sh makes it"):
             super().load_dataset(split, *args, **kwargs)
 
     def begin_epoch(self, epoch, model):
@@ -93,14 +93,16 @@ class GuardedTask(TranslationTask):
     def train_step(
         self, sample, model, criterion, optimizer, update_num, ignore_grad=False, **rest
     ):
-        error = sys.exc_info()[1]
         arguments = (sample, model, criterion, optimizer, update_num, ignore_grad)
-        result = super().train_step(*arguments, **rest)
-        # fairseq gave an update up, and ran it again only to log where NaN or Inf begin.
+        error = sys.exc_info()[1]
         if isinstance(error, FloatingPointError):
+            # fairseq gave this update up, and runs it again only to log where NaN or Inf begin;
+            # with today's torch its search for that may fail.
+            with suppress(Exception):
+                super().train_step(*arguments, **rest)
             advice = "lower --lr or the penalties' weights, or set --clip-norm"
             refuse(f"update {update_num + 1} failed ({error}); {advice}; {_BEFORE}")
-        return result
+        return super().train_step(*arguments, **rest)
 
     def get_checkpoint_dict(self):
         # fairseq asks for this just before it saves.

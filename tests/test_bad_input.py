@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import pytest
 
 pytest.importorskip("ctranslate2")
-from bad_input import listing, make_files, outcome
-
-# A process that trains in a folder, as far as locks can tell.
-HOLDER = """
-import fcntl, sys
-locks = [open(f"{sys.argv[1]}/{name}", "w") for name in (".lock", ".neuroprune.lock")]
-fcntl.flock(locks[0], fcntl.LOCK_EX)
-fcntl.lockf(locks[1], fcntl.LOCK_EX)
-print("locked", flush=True)
-sys.stdin.read()
-"""
+from bad_input_commands import outcome
+from bad_input_files import listing, make_files, remove, training_in
 
 
 @dataclass(frozen=True)
 class Case:
-    """A command line in a folder of good and bad files (bad_input.make_files)."""
+    """A command line in a folder of good and bad files (bad_input_files.make_files)."""
 
     command: str
     arguments: str
@@ -63,7 +52,6 @@ CASES = [
     *(Case("compact", f"{name} out.pt", says) for name, says in CHECKPOINTS),
     Case("compact", "", "arguments are required: IN, OUT"),
     Case("compact", "good.pt out.pt --tolerance nan", "--tolerance nan must be a finite number"),
-    Case("compact", "good.pt out.pt --tolerance=-1", "--tolerance -1.0 must be a finite number"),
     Case("compact", "good.pt file", "OUT file exists; --overwrite replaces it"),
     Case("compact", "good.pt nowhere/out.pt", "must be a file in an existing folder"),
     Case("compact", "good.pt file/out.pt", "must be a file in an existing folder"),
@@ -80,19 +68,20 @@ CASES = [
     Case("export", "good.pt full-folder --overwrite", "is no exported model; name another"),
     Case("export", "good.pt file/out", "OUT_DIR file/out: file is no folder"),
     Case("export", "good.pt out --sentences 0", "--sentences 0 must be at least 1"),
+    Case("export", "good.pt out --data corpus --sentencepiece-model x", "-model x: no such file"),
     Case("export", "good.pt out --data nowhere", "nowhere: no such corpus; name .* with --data"),
-    Case("export", "good.pt out --data raw", "does not load with the dictionaries of --data raw"),
-    Case("export", "good.pt out --data no-dictionary", "not load with the dictionaries of --data"),
-    Case("export", "good.pt out --data corpus --subset no", "--subset no: corpus holds no binari"),
-    Case("export", "good.pt out --data cut-text", "--subset test: cut-text holds no binarised"),
+    Case("export", "good.pt out --data raw", "raw holds no prepared corpus; scripts/prepare.sh"),
+    Case("export", "good.pt out --data no-dictionary", "dict.de.txt: no dictionary that can be re"),
+    Case("export", "good.pt out --data corpus --subset no", "no text 'no' to read; scripts/prep"),
+    Case("export", "good.pt out --data cut-text", "cut-text: no text 'test' to read; scripts/pre"),
     Case("export", "good.pt out --data corpus", "OUT_DIR out cannot be written; make", disk=10_000),
     Case("evaluate", "--data nowhere --checkpoint good.pt", "--data nowhere: no such folder; scri"),
     Case("evaluate", "--data raw --checkpoint good.pt", "--data raw holds no prepared corpus"),
     Case("evaluate", "--data corpus --checkpoint good.pt --subset no", "--subset no: corpus holds"),
     Case("evaluate", "--data no-reference --checkpoint good.pt", "lacks text/test.en, the refere"),
     Case("evaluate", "--data latin1 --checkpoint good.pt", "test.en cannot be read as text"),
-    Case("evaluate", "--data no-dictionary --checkpoint good.pt", "does not load with the dicti"),
-    Case("evaluate", "--data bad-dictionary --checkpoint good.pt", "does not load with the dict"),
+    Case("evaluate", "--data no-dictionary --checkpoint good.pt", "no dictionary that can be rea"),
+    Case("evaluate", "--data bad-dictionary --checkpoint good.pt", "no dictionary that can be re"),
     Case("evaluate", "--data corpus --checkpoint cut.pt", DAMAGED),
     Case("evaluate", "--data corpus --checkpoint eval.pt", DAMAGED),
     Case("evaluate", "--data corpus --checkpoint code-in-task.pt", "holds code in its setting"),
@@ -144,7 +133,7 @@ CASES = [
     Case("frontier", f"{STUDIES} --pretrained system.pt", DAMAGED),
     Case("frontier", f"{STUDIES} --out file", "--out file cannot be made; name another folder"),
     Case("frontier", f"{STUDIES} --storage no", "--storage cannot be opened", STUDY),
-    Case("frontier", STUDIES, "--out study cannot be written; make room", STUDY, disk=10),
+    Case("frontier", STUDIES, "--out study cannot be written; the same", STUDY, disk=10),
     Case("text", f"{TEXTS} --train-pref raw/unequal", "unequal.de has 2 lines but .* has 60; par"),
     Case("text", f"{TEXTS} --train-pref raw/none", "raw/none.de: no such file"),
     Case("text", f"{TEXTS} --valid-pref raw/void", "void.de: the file is empty"),
@@ -182,13 +171,10 @@ CASES = [
         }.items()
     ),
     Case("prepare.sh", "", "--corpus is missing: toy, multi30k, iwslt14 or text"),
-    Case("prepare.sh", "--corpus", "--corpus needs a name: toy"),
     Case("prepare.sh", "--corpus wmt --out out", "--corpus wmt is unknown: choose toy, multi30k"),
     Case("pretrain.sh", "", "--data DIR is missing"),
-    Case("pretrain.sh", "corpus", "unexpected argument 'corpus'"),
     Case("pretrain.sh", "--data", "--data needs a value: DIR"),
     Case("pretrain.sh", "--data --save-dir save", "--data needs a value, not the option"),
-    Case("pretrain.sh", "--data= --save-dir save", "--data needs a value: DIR"),
     Case("pretrain.sh", "--data nowhere --save-dir save", "--data nowhere: no such folder"),
     Case("pretrain.sh", "--data raw --save-dir save", "--data raw holds no prepared corpus"),
     Case("pretrain.sh", "--data no-dictionary --save-dir save", "holds no prepared corpus .dict"),
@@ -228,7 +214,7 @@ CASES = [
     Case("fairseq-train", "raw --save-dir save", "raw holds no prepared corpus; scripts/pre", SAVE),
     Case("fairseq-train", "no-dictionary --save-dir save", "no dictionary that can be read", SAVE),
     Case("fairseq-train", "bad-dictionary --save-dir save", "no dictionary that can be read", SAVE),
-    Case("fairseq-train", "no-training-text --save-dir save", "the text 'train' cannot be", SAVE),
+    Case("fairseq-train", "no-training-text --save-dir save", "no text 'train' to read; s", SAVE),
     *(
         Case("fairseq-train", f"{TRAIN} {flags}", says, SAVE)
         for flags, says in {
@@ -286,12 +272,8 @@ def files(corpus, tmp_path_factory):
         (folder / name).mkdir()
         (folder / name / "command.txt").write_text("fairseq-train other\n")
     (folder / "done" / "checkpoint_best.pt").write_text("precious")
-    command = [sys.executable, "-c", HOLDER, str(folder / "taken")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes) as holder:
-        holder.stdout.readline()
+    with training_in(folder / "taken"):
         yield folder
-        holder.stdin.close()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.command} {case.arguments}"[:60])
@@ -299,18 +281,19 @@ def test_bad_input_ends_in_one_line_and_leaves_every_file_alone(files, monkeypat
     monkeypatch.chdir(files)
     before = listing(files)
     capsys.readouterr()
-    failed, said = outcome(case.command, case.arguments.format(here=files), case.disk)
+    try:
+        failed, said = outcome(case.command, case.arguments.format(here=files), case.disk)
+    finally:
+        after = listing(files)
+        remove(files, after.keys() - before.keys())
     output, errors = capsys.readouterr()
     assert failed
     assert "Traceback" not in output + errors
-    # How far a preparation has come stands before its error.
-    lines = [line for line in (errors + said).splitlines() if not line.startswith("[")]
+    # How far a preparation has come, and fairseq's search for a NaN, stand before the error.
+    before_it = ("[", "WARNING:fairseq.nan_detector")
+    lines = [line for line in (errors + said).splitlines() if not line.startswith(before_it)]
     assert len(lines) == 1, lines
     assert re.search(case.says, lines[0])
     assert "error: " in lines[0]
-    after = listing(files)
-    new = {path for path in after if path not in before}
     assert {path: after.get(path) for path in before} == before
-    assert not [path for path in new if not re.fullmatch(case.new, path)]
-    for path in sorted(new, reverse=True):
-        (files / path).rmdir() if after[path] == "folder" else (files / path).unlink()
+    assert not [path for path in after if path not in before and not re.fullmatch(case.new, path)]

@@ -179,21 +179,6 @@ def refused(arguments, capsys):
     return message
 
 
-def test_wrong_input_gets_one_line_that_names_it(corpus, pruned, tmp_path, capsys):
-    existing = tmp_path / "existing"
-    existing.mkdir()
-    out = tmp_path / "out"
-    assert "--overwrite" in refused([pruned, existing], capsys)
-    assert "OUT_DIR" in refused([pruned, tmp_path / "no" / "out"], capsys)
-    assert "--subset nope" in refused([pruned, out, "--subset", "nope"], capsys)
-    assert "--data" in refused([pruned, out, "--data", tmp_path / "gone"], capsys)
-    assert "--sentences" in refused([pruned, out, "--sentences", "0"], capsys)
-    spm = ["--sentencepiece-model", tmp_path / "gone"]
-    assert "--sentencepiece-model" in refused([pruned, out, *spm], capsys)
-    assert "no such checkpoint" in refused([tmp_path / "gone.pt", out], capsys)
-    assert sorted(tmp_path.iterdir()) == [existing]
-
-
 def test_an_engine_that_is_not_installed_is_named(pruned, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install ctranslate2" in refused([pruned, tmp_path / "out"], capsys)

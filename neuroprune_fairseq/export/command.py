@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_sentences(task: Any, subset: str, wanted: int, data: str) -> tuple[Any, range]:
     """The dataset of the parity check and the numbers of its sentences."""
-    with refusing(f"--subset {subset}: {data} holds no binarised text of that name that is whole"):
+    with refusing(f"--subset {subset}: {data} holds no such text; scripts/prepare.sh makes it"):
         task.load_dataset(subset)
     dataset = task.dataset(subset)
     return dataset, range(min(wanted, len(dataset)))

@@ -1,8 +1,7 @@
-"""For test_bad_input.py: a folder of good and bad files, and every command to try on them."""
+"""For test_bad_input.py: a folder with good and bad files of every kind."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import gzip
 import hashlib
@@ -10,35 +9,18 @@ import io
 import json
 import os
 import pickle
-import resource
-import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from conftest import TRAIN_FLAGS
-from fairseq import checkpoint_utils, options
-from fairseq.logging import metrics
-from fairseq_cli import train
+from bad_input_commands import run_train
 
-from neuroprune_fairseq import cli, evaluation
-from neuroprune_fairseq.compact import command as compact
-from neuroprune_fairseq.export import command as export
-from neuroprune_fairseq.frontier import command as frontier
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "data-prep"))
-
-import iwslt14  # noqa: E402
-import multi30k  # noqa: E402
-import text  # noqa: E402
-import toy  # noqa: E402
-
-SMALL = ["--encoder-layers", "1", "--decoder-layers", "1"]
 CODE = "__import__('os').mkdir('executed')"
 RECORD = {
     **{"label": "a", "method": "dsp", "bleu": 30.0, "valid_bleu": 31.0, "settings": {}},
@@ -58,7 +40,15 @@ class Payload:
         return self._result
 
 
-# The files.
+# A process that trains in a folder, as far as locks can tell.
+_HOLDER = """
+import fcntl, sys
+locks = [open(f"{sys.argv[1]}/{name}", "w") for name in (".lock", ".neuroprune.lock")]
+fcntl.flock(locks[0], fcntl.LOCK_EX)
+fcntl.lockf(locks[1], fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
 
 
 def make_files(folder: Path, corpus: Path) -> None:
@@ -95,7 +85,7 @@ def _make_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "run")
     state = torch.load(folder / "good.pt", weights_only=True)
     for name, damage in {
-        "nan": lambda s: next(iter(s["model"].values())).fill_(float("nan")),
+        "nan": lambda s: s["model"]["encoder.layers.0.fc1.weight"].fill_(float("nan")),
         "no-weights": lambda s: s["model"].clear(),
         "no-settings": lambda s: s["cfg"].clear(),
         "lstm": lambda s: setattr(s["cfg"]["model"], "arch", "lstm"),
@@ -185,110 +175,18 @@ def listing(folder: Path) -> dict[str, str]:
     return found
 
 
-# The commands, in this process; the shell scripts in one of their own.
+def remove(folder: Path, names) -> None:
+    """Remove paths of a listing."""
+    for path in (folder / name for name in sorted(names, reverse=True)):
+        path.rmdir() if path.is_dir() else path.unlink()
 
 
-def run_train(arguments: list[str]) -> None:
-    for state in (checkpoint_utils.save_checkpoint, train.should_stop_early):
-        vars(state).clear()  # fairseq keeps the best loss of a run on the function
-    metrics.reset()
-    given = [word.partition("=")[0] for word in arguments]
-    defaults = {
-        "--task": "translation_neuroprune",
-        "--criterion": "label_smoothed_cross_entropy_neuroprune",
-    }
-    flags = [
-        word for flag, value in defaults.items() if flag not in given for word in (flag, value)
-    ]
-    plain = TRAIN_FLAGS[:2] + TRAIN_FLAGS[5:] if "--arch" in given else [*TRAIN_FLAGS, *SMALL]
-    if "label_smoothed" not in " ".join(arguments + flags):
-        plain = [word for word in plain if word not in ("--label-smoothing", "0.1")]
-    parser = options.get_training_parser()
-    args = options.parse_args_and_arch(parser, [*arguments[:1], *plain, *flags, *arguments[1:]])
-    args.tpu = False  # fairseq takes --bf16 to mean a TPU
-    train.main(args)
-
-
-def _program(name: str):
-    def run(arguments: list[str]) -> None:
-        old = sys.argv, sys.path[:]
-        sys.argv = [name, *arguments]
-        sys.path.insert(0, str(ROOT / "scripts"))
-        try:
-            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
-        finally:
-            sys.argv, sys.path[:] = old
-
-    return run
-
-
-def _generate(checkpoint, data, settings, output, sentences) -> None:
-    """Stands in for fairseq-generate, which takes seconds to start."""
-    lines = [f"H-{number}\t-1\ta b c\n" for number in range(sentences)]
-    speed = "Translated 20 sentences (60 tokens) in 1.0s (20.0 sentences/s, 60.0 tokens/s)"
-    output.write_text("".join(lines) + speed)
-
-
-def _evaluate(arguments: list[str]) -> None:
-    generate, evaluation.generate = evaluation.generate, _generate
-    try:
-        _program("evaluate.py")(arguments)
-    finally:
-        evaluation.generate = generate
-
-
-def _script(name: str):
-    def run(arguments: list[str]) -> None:
-        done = subprocess.run(
-            ["bash", str(ROOT / "scripts" / f"{name}.sh"), *arguments],
-            env={"NEUROPRUNE_PYTHON": sys.executable, **os.environ},
-            capture_output=True,
-            text=True,
-            check=False,
-            restore_signals=False,  # a full disk sends no signal, a limit does
-        )
-        print(done.stdout)
-        print(done.stderr, end="", file=sys.stderr)
-        sys.exit(done.returncode)
-
-    return run
-
-
-SCRIPTS = "prepare pretrain finetune_neuroprune finetune_baseline evaluate quickstart".split()
-COMMANDS = {
-    **{"fairseq-train": run_train, "compact": compact.main, "export": export.main},
-    **{"frontier": frontier.main, "user-dir": cli.user_dir, "evaluate": _evaluate},
-    **{"report": _program("report.py"), "model_flags": _program("model_flags.py")},
-    **{f"{name}.sh": _script(name) for name in SCRIPTS},
-}
-PREPARATIONS = {"text": text.main, "toy": toy.main, "multi30k": multi30k.main}
-PREPARATIONS["iwslt14"] = iwslt14.main
-COMMANDS |= {
-    name: lambda words, main=main: sys.exit(main(words)) for name, main in PREPARATIONS.items()
-}
-
-
-@contextlib.contextmanager
-def limited_disk(size: int | None):
-    """No file may grow beyond so many bytes, as on a full disk."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, old if size is None else (size, old[1]))
-    try:
+@contextmanager
+def training_in(folder: Path) -> Iterator[None]:
+    """Within it another process holds the locks of a training in a folder."""
+    command = [sys.executable, "-c", _HOLDER, str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as holder:
+        holder.stdout.readline()
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-
-
-def outcome(command: str, arguments: str, disk: int | None) -> tuple[bool, str]:
-    """Run a command.
-
-    Returns:
-        Whether it failed, and what Python prints when it leaves.
-    """
-    with limited_disk(disk):
-        try:
-            COMMANDS[command](shlex.split(arguments))
-        except SystemExit as left:
-            said = left.code if isinstance(left.code, str) else ""
-            return left.code not in (None, 0), said
-    return False, ""
+        holder.stdin.close()
