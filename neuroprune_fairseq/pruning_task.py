@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Optional
 
 from fairseq.logging import metrics
-from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II
 from torch import nn
 
 from neuroprune_fairseq import compat, resume, run_log, sparsity, workers
+from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.guarded_task import GuardedTask, check_finite
 from neuroprune_fairseq.precision import (
     half_precision_state,
     master_weights,
@@ -41,7 +43,7 @@ class PruningTaskConfig(TranslationConfig):
     max_update: int = II("optimization.max_update")
 
 
-class PruningTask(TranslationTask):
+class PruningTask(GuardedTask):
     """Translation that edits the model after updates and at the end of epochs.
 
     Subclasses override :meth:`start_`, :meth:`after_update_` and :meth:`at_epoch_end_`;
@@ -95,6 +97,11 @@ class PruningTask(TranslationTask):
         """Take over the first worker's weights, and so its decisions; all workers must call it."""
         with master_weights(self.optimizer):
             workers.follow_first_(self.model.parameters())
+
+    def refuse_patience(self) -> None:
+        """For runs that must come to their end, since only then heads are chosen."""
+        if self.cfg.patience > 0:
+            refuse("--patience could end the run before its heads are chosen; drop it")
 
     # What the hooks below need to know about the run.
 
@@ -170,7 +177,8 @@ class PruningTask(TranslationTask):
         state = {"num_updates": self.num_updates, "early_stopping": dict(resume.early_stopping())}
         if not self.cfg.no_save_optimizer_state:
             state.update(half_precision_state(self.optimizer))
-        return {type(self).__name__: {**state, **self.own_state()}}
+        own = {type(self).__name__: {**state, **self.own_state()}}
+        return {**super().get_checkpoint_dict(), **own}
 
     def set_checkpoint_dict(self, state):
         self._restored = state
@@ -206,6 +214,7 @@ class PruningTask(TranslationTask):
 
     def _end_epoch(self) -> None:
         self._updated = False
+        check_finite(self.model, self.num_updates)
         entries = self.at_epoch_end_()
         self._measure()
         if workers.is_first():

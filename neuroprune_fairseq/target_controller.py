@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from neuroprune_fairseq import sparsity
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.errors import check_choice, refuse
 from neuroprune_fairseq.head_selection import HEAD_CRITERIA, keep_heads_
 from neuroprune_fairseq.importance import HeadImportance, WeightImportance
 from neuroprune_fairseq.structure import attention_blocks
@@ -34,8 +34,7 @@ class Targets:
     merge: str = "out_proj"
 
     def __post_init__(self) -> None:
-        if self.head_criterion not in HEAD_CRITERIA:
-            refuse(f"--head-criterion {self.head_criterion} is none of {', '.join(HEAD_CRITERIA)}")
+        check_choice("--head-criterion", self.head_criterion, HEAD_CRITERIA)
         if self.heads is not None and self.heads < 1:
             refuse(f"--target-heads {self.heads} must be at least 1")
         for part, value in self.sparsities.items():

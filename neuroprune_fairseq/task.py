@@ -5,13 +5,11 @@
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
 from omegaconf import II
 
 from neuroprune_fairseq import workers
-from neuroprune_fairseq.errors import refuse
-from neuroprune_fairseq.head_selection import HEAD_CRITERIA
+from neuroprune_fairseq.errors import check_choice, refuse
 from neuroprune_fairseq.precision import master_weights
 from neuroprune_fairseq.proximal import proximal_step_
 from neuroprune_fairseq.pruning import MERGES, PrunedHeads, eliminate_redundant_heads
@@ -32,7 +30,7 @@ class TranslationNeuropruneConfig(PruningTaskConfig):
             "and removed (default: no head is removed)"
         },
     )
-    head_merge: ChoiceEnum(MERGES) = field(
+    head_merge: str = field(
         default="out_proj",
         metadata={
             "help": "what a removed head leaves to the head that replaces it: out_proj adds its "
@@ -62,7 +60,7 @@ class TranslationNeuropruneConfig(PruningTaskConfig):
     target_interval: int = field(
         default=10, metadata={"help": "updates between two steps towards the targets"}
     )
-    head_criterion: ChoiceEnum(HEAD_CRITERIA) = field(
+    head_criterion: str = field(
         default="both",
         metadata={
             "help": "which heads go to reach --target-heads: redundancy (the closest first, as in "
@@ -71,6 +69,8 @@ class TranslationNeuropruneConfig(PruningTaskConfig):
         },
     )
     update_freq: Any = II("optimization.update_freq")
+    memory_efficient_fp16: bool = II("common.memory_efficient_fp16")
+    memory_efficient_bf16: bool = II("common.memory_efficient_bf16")
 
 
 @register_task("translation_neuroprune", dataclass=TranslationNeuropruneConfig)
@@ -87,13 +87,14 @@ class TranslationNeuropruneTask(PruningTask):
         threshold = cfg.head_distance_threshold
         if threshold is not None and not threshold >= 0:
             refuse(f"--head-distance-threshold {threshold} is not a distance; it must be >= 0")
+        check_choice("--head-merge", cfg.head_merge, MERGES)
         self._targets = Targets(
             heads=cfg.target_heads,
             attn=cfg.target_attn_sparsity,
             mlp=cfg.target_mlp_sparsity,
             total=cfg.target_sparsity,
-            head_criterion=str(cfg.head_criterion),
-            merge=str(cfg.head_merge),
+            head_criterion=cfg.head_criterion,
+            merge=cfg.head_merge,
         )
         if threshold is not None and self._targets.heads is not None:
             refuse("--target-heads finds the threshold itself; drop --head-distance-threshold")
@@ -103,7 +104,14 @@ class TranslationNeuropruneTask(PruningTask):
 
     def start_(self) -> None:
         self._pruned_heads = PrunedHeads(self.model)
+        half = self.cfg.memory_efficient_fp16 or self.cfg.memory_efficient_bf16
+        if half and getattr(self._criterion, "shrinks", False):
+            refuse(
+                "--penalty-solver proximal needs fp32 weights, its steps are too small for others; "
+                "use --fp16, --bf16 or --amp in place of --memory-efficient-fp16 or -bf16"
+            )
         if self._targets:
+            self.refuse_patience()
             if self._controller is None:
                 self._targets.check(self.model)
                 self._controller = TargetController(
@@ -182,7 +190,7 @@ class TranslationNeuropruneTask(PruningTask):
             return {}
         with master_weights(self.optimizer):
             modules = eliminate_redundant_heads(
-                self.model, self.cfg.head_distance_threshold, str(self.cfg.head_merge)
+                self.model, self.cfg.head_distance_threshold, self.cfg.head_merge
             )
         self._pruned_heads = PrunedHeads(self.model)
         return {"modules": modules}

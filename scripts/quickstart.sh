@@ -6,7 +6,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/options.sh"
 
 # Sized for 12 minutes on 2 cores, installation included. After changing one of these, name
-# another --out: a folder keeps the results of one setting.
+# another --out: a folder keeps the results of one setting (settings.txt there).
 arch=transformer_18x6_tiny
 train_pairs=10000
 max_tokens=2048
@@ -44,10 +44,24 @@ frontier() {
     --epochs "$finetune_epochs" --tolerance "$tolerance" -- "${finetuning[@]}"
 }
 
+# claim_out: makes $out a quickstart's of these settings, or stops.
+claim_out() {
+  local name settings=""
+  for name in arch train_pairs max_tokens pretrain_epochs pretrain_lr finetune_epochs finetune_lr \
+    attn_penalty_weight mlp_penalty_weight head_distance_threshold tolerance heads target_sparsity; do
+    settings+="$name=${!name} "
+  done
+  mkdir -p "$out" 2>/dev/null || die "--out $out cannot be made; name another folder"
+  if [ -n "$(ls -A "$out")" ] && [ "$(cat "$out/settings.txt" 2>/dev/null)" != "$settings" ]; then
+    die "--out $out holds something else, or a quickstart of other settings; name a new folder"
+  fi
+  put "$out/settings.txt" "$settings" "--out $out"
+}
+
+cd "$here/.."
+claim_out
 step "Environment: 2 to 5 minutes the first time"
 source "$here/environment.sh"
-cd "$ROOT"
-mkdir -p "$out"
 
 step "Corpus: a German-English grammar makes $train_pairs pairs: 15 seconds"
 bash "$here/prepare.sh" --corpus toy --train-pairs "$train_pairs" --out "$out/corpus"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
+
+from one_line_parser import OneLineParser
 
 
 def main() -> None:
     """Command line: ``report.py --results FILE… [--picture STEM]``."""
-    parser = argparse.ArgumentParser(prog="report.py", description=__doc__)
+    parser = OneLineParser(prog="report.py", description=__doc__)
     parser.add_argument("--results", required=True, nargs="+", metavar="FILE", help="JSON Lines")
     parser.add_argument("--picture", metavar="STEM", help="writes STEM.png and STEM.svg")
     args = parser.parse_args()
@@ -18,6 +19,7 @@ def main() -> None:
 
     # fairseq logs advice when it is imported, which would stand before our one line.
     logging.basicConfig(level=logging.WARNING)
+    from neuroprune_fairseq.errors import refusing
     from neuroprune_fairseq.results import format_table, read_records
 
     records = [record for path in args.results for record in read_records(path)]
@@ -25,7 +27,8 @@ def main() -> None:
     if args.picture:
         from neuroprune_fairseq.figures import draw_overview
 
-        print("Picture:", *draw_overview(records, args.picture))
+        with refusing(f"--picture {args.picture} cannot be written", OSError):
+            print("Picture:", *draw_overview(records, args.picture))
 
 
 if __name__ == "__main__":

@@ -113,6 +113,7 @@ class GatedTask(PruningTask):
     def start_(self) -> None:
         if max(self.cfg.max_epoch, self.cfg.max_update) <= 0:
             refuse("--max-epoch or --max-update is needed: heads are removed where training ends")
+        self.refuse_patience()
         if self._held is None:
             self._held = PrunedHeads(self.model)
         if self.gates is None and not self._finished:
