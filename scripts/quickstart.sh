@@ -48,7 +48,7 @@ frontier() {
 claim_out() {
   local name settings=""
   for name in arch train_pairs max_tokens pretrain_epochs pretrain_lr finetune_epochs finetune_lr \
-    attn_penalty_weight mlp_penalty_weight head_distance_threshold tolerance heads target_sparsity; do
+    tolerance neuroprune target dsp; do
     settings+="$name=${!name} "
   done
   mkdir -p "$out" 2>/dev/null || die "--out $out cannot be made; name another folder"

@@ -12,11 +12,15 @@ import pytest
 import torch
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
-from test_precision import MasterCopyAdam
+from test_precision import BF16, FLAT, SHAPED, build_optimizer, full_weights
 from test_task import assert_equal_weights, epoch_lines, heads_kept
 
 from neuroprune_fairseq import resume, run_log
-from neuroprune_fairseq.precision import half_precision_state, restore_half_precision_
+from neuroprune_fairseq.precision import (
+    half_precision_state,
+    master_weights,
+    restore_half_precision_,
+)
 from neuroprune_fairseq.task import TranslationNeuropruneConfig, TranslationNeuropruneTask
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -153,14 +157,17 @@ def test_what_a_killed_writer_of_the_log_left_is_gone_after_the_next_epoch(tmp_p
 # State that fairseq does not keep.
 
 
-@pytest.mark.parametrize("flat", [False, True])
-def test_master_weights_are_kept_in_full_precision(build_model, flat):
-    optimizers = [MasterCopyAdam(build_model(seed=seed).half(), flat) for seed in (1, 2)]
-    for number, master in enumerate(optimizers[0].masters):
-        master.data += 1e-6 * (number + 1)  # less than half precision can tell
+@pytest.mark.parametrize("flags", [FLAT, SHAPED, BF16])
+def test_master_weights_are_kept_in_full_precision(build_model, monkeypatch, flags):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)  # fairseq asks for it
+    models = [build_model(seed=seed) for seed in (1, 2)]
+    optimizers = [build_optimizer(model, flags) for model in models]
+    with master_weights(optimizers[0]), torch.no_grad():
+        for parameter in models[0].parameters():
+            parameter.add_(1e-6)  # less than half precision can tell
     restore_half_precision_(optimizers[1], half_precision_state(optimizers[0]))
-    for ours, theirs in zip(*(optimizer.masters for optimizer in optimizers)):
-        assert torch.equal(ours, theirs)
+    ours, theirs = (full_weights(*pair) for pair in zip(optimizers, models))
+    assert all(torch.equal(first, second) for first, second in zip(ours, theirs))
 
 
 def test_full_precision_has_no_state_of_its_own():
