@@ -238,7 +238,7 @@ def go_on_from(whole: Path, checkpoint: str, run: Path) -> None:
     [
         "--bf16 --target-heads 12 --target-sparsity 0.6 --target-interval 2",
         "--store-ema --ema-decay 0.9 --ema-fp32 --head-distance-threshold 0.33 --update-freq 2",
-        "--finetune-from-model {pretrained} --store-ema --patience 2 --head-distance-threshold .33",
+        "--finetune-from-model {pretrained} --store-ema --patience 6 --head-distance-threshold .33",
     ],
 )
 def test_a_run_resumed_in_its_second_epoch_is_the_same_run(run_train, tmp_path, flags):

@@ -56,7 +56,7 @@ def test_every_node_starts_its_workers_and_knows_of_the_others(checkout):
     calls = (checkout / "calls").read_text().splitlines()
     expected = "-m torch.distributed.run --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d"
     expected += " --rdzv_id 123 --rdzv_endpoint node7:20123 -m fairseq_cli.train"
-    assert calls[:13] == expected.split()
+    assert calls[:14] == expected.split()
     assert calls[-2:] == ["--distributed-world-size", "8"]
 
 
