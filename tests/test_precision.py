@@ -20,7 +20,8 @@ from neuroprune_fairseq.structure import attention_blocks
 
 FLAT, SHAPED, BF16 = "--fp16", "--fp16 --fp16-no-flatten-grads", "--bf16"
 IN_PLACE = ["--memory-efficient-fp16", "--memory-efficient-bf16", "--amp"]
-SMALL = "--encoder-layers 2 --decoder-layers 2 --fp16-init-scale 1".split()
+LAYERS = {"encoder_layers": 1, "decoder_layers": 1}
+SMALL = "--encoder-layers 1 --decoder-layers 1 --fp16-init-scale 1".split()
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,7 @@ def full_weights(optimizer, model):
 
 @pytest.mark.parametrize("flags", [FLAT, SHAPED, BF16, *IN_PLACE])
 def test_a_merge_survives_later_updates_and_pruned_heads_stay_zero(build_model, flags):
-    model = build_model()
+    model = build_model(**LAYERS)
     optimizer = build_optimizer(model, flags)
     dtype = next(model.parameters()).dtype
     generator = torch.Generator().manual_seed(1)
@@ -93,7 +94,7 @@ def test_a_merge_survives_later_updates_and_pruned_heads_stay_zero(build_model, 
 
 @pytest.mark.parametrize("flags", [FLAT, SHAPED, BF16])
 def test_untouched_weights_keep_their_full_precision(build_model, flags):
-    model = build_model()
+    model = build_model(**LAYERS)
     optimizer = build_optimizer(model, flags)
     with master_weights(optimizer), torch.no_grad():
         for parameter in model.parameters():
@@ -145,12 +146,12 @@ def test_training_prunes_merges_and_measures_in_every_precision(run_train, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [FLAT, BF16, *IN_PLACE])
+@pytest.mark.parametrize("flags", [FLAT, BF16, "--memory-efficient-fp16"])
 @pytest.mark.parametrize(
     ("task", "goal"),
     [
-        ("translation_neuroprune", "--target-heads 9 --target-sparsity 0.6 --target-update 6"),
-        ("translation_dsp", "--heads-to-keep 9 --cooldown-updates 6"),
+        ("translation_neuroprune", "--target-heads 5 --target-sparsity 0.6 --target-update 6"),
+        ("translation_dsp", "--heads-to-keep 5 --cooldown-updates 6"),
     ],
 )
 def test_targets_and_gates_end_with_exact_zeros_in_every_precision(
@@ -161,15 +162,15 @@ def test_targets_and_gates_end_with_exact_zeros_in_every_precision(
     run_train("--max-epoch", 1, *common, task=task, criterion=criterion)
     model = load(tmp_path / "run" / "checkpoint_last.pt")
     blocks = attention_blocks(model)
-    assert sum(len(pruned_heads(block)) for block in blocks) == 36 - 9
+    assert sum(len(pruned_heads(block)) for block in blocks) == 18 - 5
     line = json.loads((tmp_path / "run" / "neuroprune.jsonl").read_text())
-    assert line["heads_kept"] == 9
+    assert line["heads_kept"] == 5
     if task == "translation_neuroprune":
         assert line["total_sparsity"] == pytest.approx(0.6, abs=0.005)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [FLAT, SHAPED, BF16, "--amp"])
+@pytest.mark.parametrize("flags", [FLAT, BF16, "--amp"])
 def test_the_proximal_solver_makes_exact_zeros_through_the_master_copies(
     run_train, tmp_path, flags
 ):
