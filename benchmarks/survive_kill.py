@@ -36,7 +36,7 @@ from neuroprune_fairseq.evaluation import git_commit, hardware
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
     *("--user-dir", str(ROOT / "neuroprune_fairseq"), "--arch", "transformer_18x6_tiny"),
-    *("--encoder-layers", "2", "--decoder-layers", "2", "--share-all-embeddings", "--cpu"),
+    *("--encoder-layers", "1", "--decoder-layers", "1", "--share-all-embeddings", "--cpu"),
     *("--optimizer", "adam", "--lr", "2e-3", "--weight-decay", "1e-4", "--dropout", "0.1"),
     *("--lr-scheduler", "inverse_sqrt", "--warmup-updates", "10", "--label-smoothing", "0.1"),
     *("--max-tokens", "250", "--max-epoch", "3", "--save-interval-updates", "4"),
@@ -55,15 +55,15 @@ METHODS = {
     ],
     "target": [
         *(*NEUROPRUNE, "--penalty-solver", "proximal", "--attn-penalty-weight", "0.01"),
-        *("--target-heads", "15", "--target-sparsity", "0.6", "--target-interval", "3"),
+        *("--target-heads", "7", "--target-sparsity", "0.6", "--target-interval", "3"),
     ],
     "dsp": [
         *("--task", "translation_dsp", *CROSS_ENTROPY),
-        *("--heads-to-keep", "12", "--cooldown-updates", "25"),
+        *("--heads-to-keep", "6", "--cooldown-updates", "25"),
     ],
     "voita": ["--task", "translation_voita", *CROSS_ENTROPY, "--l0-penalty-weight", "0.5"],
     "michel": [
-        *("--task", "translation_michel", *CROSS_ENTROPY, "--heads-to-keep", "12"),
+        *("--task", "translation_michel", *CROSS_ENTROPY, "--heads-to-keep", "6"),
         *("--prune-updates", "25", "--prune-steps", "5", "--importance-recompute"),
     ],
 }

@@ -17,13 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
 
 # Dropout is off: fairseq gives every worker the same seed, so two draw other masks than one does.
-# Adam's eps is larger than the rounding of gradients that are zero, such as the key bias's.
 COMMON = [
     *("--user-dir", USER_DIR, "--arch", "transformer_18x6_tiny", "--share-all-embeddings"),
-    *("--encoder-layers", "2", "--decoder-layers", "2", "--dropout", "0", "--cpu"),
-    *("--optimizer", "adam", "--adam-eps", "1e-5", "--lr", "2e-3", "--weight-decay", "1e-4"),
+    *("--encoder-layers", "1", "--decoder-layers", "1", "--dropout", "0", "--cpu"),
+    *("--optimizer", "adam", "--lr", "2e-3", "--weight-decay", "1e-4"),
     *("--label-smoothing", "0.1", "--max-tokens", "120", "--num-workers", "0"),
-    *("--max-epoch", "2", "--save-interval-updates", "2", "--no-progress-bar"),
+    *("--max-epoch", "2", "--no-epoch-checkpoints", "--no-progress-bar"),
 ]
 CROSS_ENTROPY = ["--criterion", "label_smoothed_cross_entropy"]
 NEUROPRUNE = [
@@ -37,12 +36,11 @@ METHODS = {  # the tiny corpus has 9 batches: 5 updates an epoch
     ],
     "target": [
         *(*NEUROPRUNE, "--penalty-solver", "proximal", "--attn-penalty-weight", "0.01"),
-        *("--target-heads", "12", "--target-sparsity", "0.6", "--target-interval", "2"),
+        *("--target-heads", "6", "--target-sparsity", "0.6", "--target-interval", "2"),
     ],
-    "dsp": ["--task", "translation_dsp", *CROSS_ENTROPY, "--heads-to-keep", "12"],
-    "voita": ["--task", "translation_voita", *CROSS_ENTROPY, "--l0-penalty-weight", "0.5"],
+    "dsp": ["--task", "translation_dsp", *CROSS_ENTROPY, "--heads-to-keep", "6"],
     "michel": [
-        *("--task", "translation_michel", *CROSS_ENTROPY, "--heads-to-keep", "12"),
+        *("--task", "translation_michel", *CROSS_ENTROPY, "--heads-to-keep", "6"),
         *("--prune-updates", "8", "--prune-steps", "4", "--importance-recompute"),
     ],
 }
@@ -69,12 +67,12 @@ def runs(corpus, tmp_path_factory):
         for method in METHODS
         for workers in (1, 2)
     ]
-    # Killed before update 8, of which 6 are in its checkpoint, one of them in epoch 2.
-    jobs += [
-        job(folder, corpus, f"grows-{method}", method, workers, events=events)
-        for method in ("neuroprune", "target")
-        for workers, events in ((1, [["updating", 8]]), (2, []))
-    ]
+    # Killed before update 8; its checkpoint, of update 6, is in the middle of epoch 2.
+    for method in ("neuroprune", "target"):
+        for workers, events in ((1, [["updating", 8]]), (2, [])):
+            grows = job(folder, corpus, f"grows-{method}", method, workers, events=events)
+            grows["arguments"] += ["--save-interval-updates", "6"]
+            jobs.append(grows)
     dissent = [None, ["deciding otherwise", 1]]
     jobs.append(job(folder, corpus, "dissent", "neuroprune", 2, events=dissent))
     (folder / "jobs.json").write_text(json.dumps(jobs))
@@ -115,7 +113,7 @@ def assert_same_run(ours, theirs):
 @pytest.mark.parametrize("method", METHODS)
 def test_two_workers_prune_the_heads_that_one_worker_does(runs, method):
     assert_same_run(runs / f"{method}-2", runs / f"{method}-1")
-    assert epoch_lines(runs / f"{method}-1")[-1]["heads_kept"] < 36, "there was something to decide"
+    assert epoch_lines(runs / f"{method}-1")[-1]["heads_kept"] < 18, "there was something to decide"
 
 
 @pytest.mark.parametrize("method", ["neuroprune", "target"])
@@ -131,14 +129,10 @@ def test_a_worker_that_would_decide_otherwise_follows_the_first(runs):
 def test_torchrun_trains_what_one_process_trains(runs, corpus):
     arguments = job(runs, corpus, "torchrun", "neuroprune", 2)["arguments"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    torchrun += ["--master_port", "0", "-m", "fairseq_cli.train"]
-    done = subprocess.run(
-        [*torchrun, *arguments, *ON_CPU],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    torchrun += ["--standalone", "-m", "fairseq_cli.train"]
+    with subprocess.Popen([*torchrun, *arguments, *ON_CPU], env=ENVIRONMENT) as process:
+        try:
+            assert process.wait(timeout=300) == 0
+        finally:
+            process.terminate()  # torchrun then ends its workers, too
     assert_same_run(runs / "torchrun", runs / "neuroprune-1")

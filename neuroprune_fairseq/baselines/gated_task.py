@@ -66,7 +66,7 @@ class GatedTask(PruningTask):
         super().__init__(cfg, src_dict, tgt_dict)
         self.gates: Optional[HeadGates] = None  # noqa: UP045
         self._finished = False
-        self._batch = 0  # of this worker, in the current update
+        self._place = 0  # of the batch among this worker's, in the current update
         self._gate_state: Optional[dict[str, Any]] = None  # noqa: UP045  (of a resumed run)
         self._held: Optional[PrunedHeads] = None  # noqa: UP045
 
@@ -104,7 +104,7 @@ class GatedTask(PruningTask):
         run draws what it would have drawn.
         """
         worker, number = workers.position()
-        place = self._batch * number + worker
+        place = self._place * number + worker
         generator = np.random.default_rng((self.cfg.seed, self.num_updates, place))
         return torch.from_numpy(generator.random(size))
 
@@ -127,7 +127,7 @@ class GatedTask(PruningTask):
         # fairseq clears all gradients when an update begins, also after one that it dropped
         # (overflow, out of memory), and tells nobody else.
         new_update = all(parameter.grad is None for parameter in model.parameters())
-        self._batch = 0 if new_update else self._batch + 1
+        self._place = 0 if new_update else self._place + 1
         self.before_batch_(new_update)
         loss, sample_size, logging_output = super().train_batch(*arguments, **rest)
         gradient = self.gates.take_gradient() / loss_scale(optimizer)
