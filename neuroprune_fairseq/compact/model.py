@@ -14,7 +14,7 @@ from argparse import Namespace
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel, base_architecture
 
-from neuroprune_fairseq.checkpoint import read_checkpoint
+from neuroprune_fairseq.checkpoint import model_settings, read_checkpoint
 from neuroprune_fairseq.compact.cutting import reshape_
 from neuroprune_fairseq.errors import refuse
 
@@ -47,7 +47,7 @@ def _checkpoint_to_restore(args: Namespace) -> str | None:
     return last if os.path.exists(last) else args.finetune_from_model
 
 
-def model_settings() -> list[str]:
+def _setting_names() -> list[str]:
     """The names of all settings that belong to fairseq's transformer."""
     parser = argparse.ArgumentParser(add_help=False)
     TransformerModel.add_args(parser)
@@ -65,10 +65,10 @@ def neuroprune_compact(args: Namespace) -> None:
         path = _checkpoint_to_restore(args)
         if path is None:
             refuse(f"--arch {ARCH} needs a compact checkpoint: --restore-file FILE")
-        saved = read_checkpoint(path)["cfg"]["model"]
+        saved = model_settings(read_checkpoint(path))
         if not hasattr(saved, "neuroprune_shapes"):
             refuse(f"{path} is not compact; name its own --arch, or run neuroprune-compact first")
-        for name in [*model_settings(), "neuroprune_shapes", "neuroprune_arch"]:
+        for name in [*_setting_names(), "neuroprune_shapes", "neuroprune_arch"]:
             if not hasattr(args, name) and hasattr(saved, name):
                 setattr(args, name, getattr(saved, name))
     base_architecture(args)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,36 +9,29 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from neuroprune_fairseq.errors import refuse
-from neuroprune_fairseq.json_lines import read_json_lines
+from neuroprune_fairseq.results import (
+    BLEU,
+    COUNT,
+    SHARE,
+    heads_fault,
+    number_fault,
+    read_lines,
+)
 
 # Every number that a picture or a table needs, and what it must lie between.
 _NUMBERS = {
-    "bleu": (0, 100),
-    "valid_bleu": (0, 100),
-    "heads_kept": (0, math.inf),
-    "heads_total": (1, math.inf),
-    "total_sparsity": (0, 1),
+    **{"bleu": BLEU, "valid_bleu": BLEU, "heads_kept": COUNT, "heads_total": (1, COUNT[1])},
+    "total_sparsity": SHARE,
 }
 
 
-def record_fault(record: Any) -> str:
+def record_fault(record: dict[str, Any]) -> str:
     """What is wrong with a line of a results file, "" if nothing."""
-    if not isinstance(record, dict):
-        return "is no JSON object"
     if not isinstance(record.get("method"), str) or not record["method"]:
-        return "lacks 'method', which neuroprune-frontier run writes"
-    for key, (low, high) in _NUMBERS.items():
-        value = record.get(key)
-        if key not in record:
-            return f"lacks '{key}', which neuroprune-frontier run writes"
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return f"has no number in '{key}'"
-        if not low <= value <= high:
-            return f"has {value} in '{key}', which is not within {low} and {high}"
-    if record["heads_kept"] > record["heads_total"]:
-        return "keeps more heads than there are"
-    return ""
+        return "lacks 'method'"
+    if not isinstance(record.get("settings", {}), dict):
+        return "has no settings in 'settings'"
+    return number_fault(record, _NUMBERS) or heads_fault(record)
 
 
 def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
@@ -52,16 +44,8 @@ def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
         SystemExit: one line that names the file and the line, when one is missing, empty
             or damaged.
     """
-    return [record for path in paths for record in _read_file(Path(path))]
-
-
-def _read_file(path: Path) -> list[dict[str, Any]]:
-    records = []
-    for number, record in read_json_lines(path, "results file", "neuroprune-frontier run"):
-        if fault := record_fault(record):
-            refuse(f"{path}, line {number} {fault}")
-        records.append(record)
-    return records
+    writer = "neuroprune-frontier run"
+    return [record for path in paths for record in read_lines(path, record_fault, writer)]
 
 
 def settings_text(record: dict[str, Any]) -> str:

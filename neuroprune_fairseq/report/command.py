@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.errors import OneLineParser, refuse, refusing
 
 PROG = "neuroprune-report"
 PAGE = "index.html"
@@ -22,7 +22,7 @@ picture as PNG and SVG."""
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROG, description=DESCRIPTION)
+    parser = OneLineParser(prog=PROG, description=DESCRIPTION)
     add = parser.add_argument
     add(
         "checkpoints",
@@ -136,9 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     contents = read_all(args)
     sections = make_sections(contents)
-    try:
+    with refusing(f"--out {args.out} cannot be written; make room or name another folder", OSError):
         paths = _write(args.out, sections, contents.models, notes_on(args, contents))
-    except OSError as error:
-        refuse(f"--out {args.out}: cannot be written ({error.strerror or error})")
     size = paths[0].stat().st_size / 1e6
     print(f"{paths[0]} ({size:.1f} MB), {len(paths) - 1} files of pictures beside it")

@@ -10,7 +10,7 @@ from typing import Any
 
 from neuroprune_fairseq import run_log
 from neuroprune_fairseq.errors import refuse
-from neuroprune_fairseq.json_lines import read_json_lines
+from neuroprune_fairseq.results import read_lines
 
 LOG_NAME = "train.log"
 SPARSITIES = ("attn_sparsity", "mlp_sparsity", "total_sparsity")
@@ -73,9 +73,9 @@ def _module_is_fine(module: Any) -> bool:
     return all(isinstance(head, int) for head in heads) and all(map(str.isdigit, replaced))
 
 
-def _fault(record: Any) -> str:
+def _fault(record: dict[str, Any]) -> str:
     """What is wrong with a line of neuroprune.jsonl, "" if nothing."""
-    if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+    if not isinstance(record.get("epoch"), int):
         return "is no record of an epoch"
     for name in ("num_updates", "heads_kept", *SPARSITIES):
         if name in record and not _is_number(record[name]):
@@ -92,11 +92,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     Raises:
         SystemExit: one line, when it is damaged.
     """
-    records = {}
-    for number, record in read_json_lines(path, "run log", "training"):
-        if fault := _fault(record):
-            refuse(f"{path}, line {number} {fault}")
-        records[record["epoch"]] = record
+    records = {record["epoch"]: record for record in read_lines(path, _fault, "fairseq-train")}
     return [records[epoch] for epoch in sorted(records)]
 
 

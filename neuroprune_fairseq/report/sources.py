@@ -15,7 +15,6 @@ from neuroprune_fairseq.checkpoint import read_checkpoint
 from neuroprune_fairseq.compact.files import model_of, settings_of
 from neuroprune_fairseq.errors import refuse
 from neuroprune_fairseq.frontier.records import record_fault
-from neuroprune_fairseq.json_lines import read_text
 from neuroprune_fairseq.pruning import zero_small_weights_
 from neuroprune_fairseq.report.facts import ModelFacts, take_facts
 from neuroprune_fairseq.report.runs import Run, read_run
@@ -145,8 +144,8 @@ def _speed_fault(result: dict[str, Any]) -> str:
 def _as_benchmark(path: Path) -> dict[str, Any] | None:
     """The content of a result of benchmarks/inference.py; None if it is something else."""
     try:
-        value = json.loads(read_text(path, "results file", "scripts/evaluate.sh"))
-    except json.JSONDecodeError:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and "best" in value else None
 
@@ -165,10 +164,7 @@ def read_results(paths: Sequence[Path]) -> Results:
                 refuse(f"{path} {fault}")
             results.speeds.append(benchmark)
             continue
-        for number, record in enumerate(read_records(path), start=1):
-            if not isinstance(record["bleu"], (int, float)):
-                refuse(f"{path}, record {number} has no number in 'bleu'")
-            results.evaluations.append(record)
-            if not record_fault(record):
-                results.frontier.append(record)
+        records = read_records(path)
+        results.evaluations.extend(records)
+        results.frontier.extend(record for record in records if not record_fault(record))
     return results
