@@ -23,6 +23,13 @@ positions positions-modules importance layers heads training frontier""".split()
 TRAIN_LOG = "x | INFO | train | epoch 001 | loss 5.25\nx | INFO | train | epoch 002 | loss 4.75\n"
 
 
+def evaluated(*arguments, **named):
+    """A line of a results file that both evaluate.sh and neuroprune-frontier could have written."""
+    modules = {"heads_kept_per_module": {"encoder.layers.0.self_attn": 1}}
+    numbers = {"attn_sparsity": 0.2, "mlp_sparsity": 0.4, "generation_seconds": 5.0}
+    return {**result(*arguments), **modules, **numbers, **named}
+
+
 def speeds(**changes):
     row = {"contender": "fairseq <dense>", "available_cores": 1, "batch_size": 64, "beam": 5}
     row.update({"tokens_per_second": 1234.4, "speed_up": 1.0, "peak_bytes": 2e8, **changes})
@@ -41,8 +48,7 @@ def files(tmp_path_factory):
     write_lines(folder / "np" / "neuroprune.jsonl", lines)
     (folder / "other").mkdir()
     (folder / "other" / "train.log").write_text(TRAIN_LOG)
-    evaluated = [result("dsp", 20), result("a & <b>", 30, label="x")]
-    write_lines(folder / "results.jsonl", evaluated)
+    write_lines(folder / "results.jsonl", [evaluated("dsp", 20), evaluated("a & <b>", 30)])
     (folder / "speed.json").write_text(json.dumps(speeds()))
     return folder
 
@@ -222,7 +228,7 @@ def test_wrong_options_are_named(flags, message, tmp_path, capsys):
 def test_bad_input_gets_one_line_and_leaves_nothing(files, tmp_path):
     dense = str(files / "dense" / "checkpoint_last.pt")
     (tmp_path / "text.pt").write_text("no checkpoint")
-    write_lines(tmp_path / "bleu.jsonl", [{"bleu": "high"}])
+    write_lines(tmp_path / "bleu.jsonl", [evaluated(bleu="high")])
     (tmp_path / "slow.json").write_text(json.dumps(speeds(beam=None)))
     write_checkpoint(tmp_path / "wide.pt", encoder_attention_heads=4)
     (tmp_path / "run").mkdir()
