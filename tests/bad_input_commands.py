@@ -20,6 +20,7 @@ from neuroprune_fairseq import cli, evaluation
 from neuroprune_fairseq.compact import command as compact
 from neuroprune_fairseq.export import command as export
 from neuroprune_fairseq.frontier import command as frontier
+from neuroprune_fairseq.report import command as report
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "data-prep"))
@@ -102,6 +103,7 @@ SCRIPTS = "prepare pretrain finetune_neuroprune finetune_baseline evaluate quick
 COMMANDS = {
     **{"fairseq-train": run_train, "compact": compact.main, "export": export.main},
     **{"frontier": frontier.main, "user-dir": cli.user_dir, "evaluate": _evaluate},
+    "neuroprune-report": report.main,
     **{"report": _program("report.py"), "model_flags": _program("model_flags.py")},
     **{f"{name}.sh": _script(name) for name in SCRIPTS},
 }

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("ctranslate2")
 from bad_input_commands import outcome
-from bad_input_files import listing, make_files, remove, training_in
+from bad_input_files import CHECKPOINTS, DAMAGED, listing, make_files, remove, training_in
 
 
 @dataclass(frozen=True)
@@ -33,23 +33,26 @@ TEXT = "--out out --source-lang de --target-lang en --vocab-size 60 --workers 1"
 TEXTS = f"{TEXT} --train-pref raw/train --valid-pref raw/valid --test-pref raw/test"
 STUDIES = "run --method dsp --grid heads-to-keep=2 --data corpus --pretrained good.pt --out study"
 IWSLT = "--out out --archive"
-DAMAGED = r"is damaged, no checkpoint, or holds more than data, which is not loaded"
-
-CHECKPOINTS = [
-    ("missing.pt", "missing.pt: no such checkpoint"),
-    ("raw", "raw: no such checkpoint"),
-    *((f"{name}.pt", f"{name}.pt {DAMAGED}") for name in ("empty", "text", "noise", "cut")),
-    *((f"{name}.pt", f"{name}.pt {DAMAGED}") for name in ("torn-zip", "mkdir", "eval", "system")),
-    ("other.pt", r"lacks 'model' or 'cfg'"),
-    ("no-settings.pt", "has no settings of a model"),
-    ("code-in-model.pt", "holds code in its setting adaptive_softmax_cutoff"),
-    ("code-in-task.pt", "holds code in its setting left_pad_source"),
-    ("nan.pt", "nan.pt is not usable: .* is not finite; take a checkpoint from before"),
-]
 
 CASES = [
     Case("user-dir", "more", "unrecognized arguments: more"),
     *(Case("compact", f"{name} out.pt", says) for name, says in CHECKPOINTS),
+    *(Case("neuroprune-report", f"{name} --out out", says) for name, says in CHECKPOINTS),
+    Case("neuroprune-report", "--out out", "name at least one CHECKPOINT, --run or --results"),
+    Case("neuroprune-report", "good.pt --out out --tolerance nan", "nan must be a finite number"),
+    Case("neuroprune-report", "good.pt --out file", "--out file is no folder"),
+    Case("neuroprune-report", "good.pt --out full-folder", "full-folder exists; --overwrite repl"),
+    Case("neuroprune-report", "good.pt --out no/out", "--out no/out: there is no folder"),
+    Case("neuroprune-report", "good.pt good.pt --out out", "good.pt is named twice"),
+    Case("neuroprune-report", "good.pt --out out --labels a b", "--labels: 2 for 1 checkpoints"),
+    Case("neuroprune-report", "lstm.pt --out out", "'lstm' is none of fairseq's model"),
+    Case("neuroprune-report", "--out out --run nowhere", "--run nowhere: no such folder"),
+    Case("neuroprune-report", "--out out --run raw", "raw holds no neuroprune.jsonl and no train"),
+    Case(
+        *("neuroprune-report", "--out out --results good.jsonl"),
+        *("--out out cannot be written; make room or name another folder",),
+        disk=1000,
+    ),
     Case("compact", "", "arguments are required: IN, OUT"),
     Case("compact", "good.pt out.pt --tolerance nan", "--tolerance nan must be a finite number"),
     Case("compact", "good.pt file", "OUT file exists; --overwrite replaces it"),
@@ -99,6 +102,7 @@ CASES = [
         Case(command, arguments.format(name), f"{name}.jsonl.*{says}")
         for command, arguments in (
             ("report", "--results {}.jsonl"),
+            ("neuroprune-report", "--results {}.jsonl --out out"),
             ("frontier", "table good.jsonl {}.jsonl"),
         )
         for name, says in {

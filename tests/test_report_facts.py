@@ -98,8 +98,8 @@ def test_small_weights_count_as_zero(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "method"),
     [
-        ({"task": "translation"}, "plain"),
-        ({"task": "translation_neuroprune", "attn_penalty_weight": 0.0}, "plain"),
+        ({"task": "translation"}, "dense"),
+        ({"task": "translation_neuroprune", "attn_penalty_weight": 0.0}, "dense"),
         ({"task": "translation_neuroprune", "attn_penalty_weight": 1e-3}, "neuroprune"),
         ({"task": "translation_neuroprune", "head_distance_threshold": 0.0}, "neuroprune"),
         ({"task": "translation_neuroprune", "target_sparsity": 0.7}, "neuroprune-target"),
@@ -111,7 +111,7 @@ def test_small_weights_count_as_zero(tmp_path):
             {"task": "translation_neuroprune", "criterion": "label_smoothed_cross_entropy_l1"},
             "l1",
         ),
-        ({}, "plain"),
+        ({}, "dense"),
     ],
 )
 def test_the_method_is_read_from_a_checkpoints_flags(flags, method):

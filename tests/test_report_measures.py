@@ -11,11 +11,11 @@ from neuroprune_fairseq.report import measures
 from tests.report_models import attention, facts, mlp
 
 
-def test_the_spread_of_degrees_is_over_the_neurons_of_all_layers():
-    model = facts(mlps=[mlp([0, 2], 4), mlp([4, 4, 0, 2], 4, "decoder.layers.0")])
-    # 0, 2, 4, 4, 0, 2: mean 2, squares 4, 0, 4, 4, 4, 0.
-    assert measures.degree_spread(model, "fc1") == pytest.approx((16 / 6) ** 0.5)
-    assert measures.part_sparsity(model, "fc1") == pytest.approx(1 - 12 / 24)
+def test_the_spread_of_degrees_is_within_layers_each_by_its_rows():
+    model = facts(mlps=[mlp([0, 2], 4), mlp([4, 4, 0, 0], 4, "decoder.layers.0")])
+    # Variances 1 in two rows and 4 in four.
+    assert measures.degree_spread(model, "fc1") == pytest.approx((18 / 6) ** 0.5)
+    assert measures.part_sparsity(model, "fc1") == pytest.approx(1 - 10 / 24)
 
 
 def test_scattered_zeros_have_the_mean_variance_of_all_arrangements():
@@ -35,14 +35,15 @@ def test_a_full_and_an_empty_matrix_have_no_spread():
 
 
 def test_scattering_keeps_the_zeros_of_every_layer():
-    # Full and empty layers leave nothing to scatter: all spread is between them.
+    # Full and empty layers leave nothing to scatter.
     model = facts(mlps=[mlp([4, 4], 4), mlp([0, 0], 4, "decoder.layers.0")])
-    assert measures.scattered_spread(model, "fc1") == pytest.approx(2)
-    assert measures.degree_spread(model, "fc1") == pytest.approx(2)
+    assert measures.scattered_spread(model, "fc1") == measures.degree_spread(model, "fc1") == 0
     # One layer of 2 rows x 2 with 2 left: variance 1 in 2 of 6 arrangements, else 0.
     one = facts(mlps=[mlp([2, 0], 2)])
     assert measures.scattered_spread(one, "fc1") == pytest.approx((1 / 3) ** 0.5)
     assert measures.degree_spread(one, "fc1") == 1
+    two = facts(mlps=[mlp([2, 0], 2), mlp([0, 0], 2, "decoder.layers.0")])
+    assert measures.scattered_spread(two, "fc1") == pytest.approx((1 / 6) ** 0.5)
 
 
 def test_a_position_counts_in_the_modules_that_have_it():

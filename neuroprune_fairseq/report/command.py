@@ -82,9 +82,6 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for path in [*args.checkpoints, *([args.pretrained] if args.pretrained else [])]:
         if not path.is_file():
             refuse(f"{path}: no such checkpoint")
-    for path in args.results:
-        if not path.is_file():
-            refuse(f"--results {path}: no such file")
     for path in args.run:
         if not path.is_dir():
             refuse(f"--run {path}: no such folder")

@@ -138,6 +138,7 @@ def section(runs: Sequence[Run]) -> Section | None:
     panels = {f"Training of {run.label}": _panel(run, rows, scales, epochs) for run in shown}
     names = ", ".join(rows)
     notes = [] if "BLEU" in rows else ["No run logged BLEU while it trained (--eval-bleu)."]
+    notes.append("While it trains, a run counts as zero what is below its --near-zero.")
     if len(shown) < len(runs):
         notes.append(f"The first {len(shown)} of {len(runs)} runs are drawn.")
     return Section(

@@ -64,7 +64,7 @@ def _ridge(axes: Axes, row: int, model: ModelFacts, part: str, columns: int, mos
     axes.axhline(row + 1, color=MUTED, linewidth=0.6)
     text = {"va": "bottom", "color": INK}
     axes.text(0, row + 0.42, shorten(model.label, 30), **text)
-    spread = f"sd {values.std():.1f}"
+    spread = f"sd {degree_spread(model, part):.1f}"
     axes.text(edges[-1], row + 0.42, spread, **{**text, "ha": "right", "color": MUTED})
 
 
@@ -91,7 +91,7 @@ def _spreads(models: Sequence[ModelFacts], part: str) -> Callable[[Figure], None
 
     def draw(figure: Figure) -> None:
         axes = new_axes(figure, xlabel="sparsity", title=TITLES[part])
-        axes.set_ylabel("sd of degrees (connections)")
+        axes.set_ylabel("sd of degrees")
         shapes = sorted({mlp.patterns[part].full_shape for m in models for mlp in m.mlps})
         share = np.linspace(0, 1, 101)
         for number, (rows, columns) in enumerate(shapes[:3]):
@@ -148,7 +148,7 @@ def _finding(models: Sequence[ModelFacts]) -> str:
             f"{part_sparsity(widest, part):.0%} ({widest.label}), where scattered zeros would "
             f"give {scattered_spread(widest, part):.1f}"
         )
-    return f"Spread of degrees here: {'; '.join(texts)}." if texts else ""
+    return f"Standard deviation of degrees: {'; '.join(texts)}." if texts else ""
 
 
 def section(models: Sequence[ModelFacts]) -> Section:
@@ -161,9 +161,10 @@ def section(models: Sequence[ModelFacts]) -> Section:
         title="Degrees of neurons",
         answers="Figure 2 of the paper",
         shows="How many nonzero weights the neurons of the MLPs have (rows of fc1 and fc2; heights "
-        "on a log scale), and how far these degrees are spread: large symbols are models, small "
-        "ones their layers, and above the dashed line, which is for zeros scattered at random, "
-        "zeros gather in some neurons, as preferential attachment would have it.",
+        "on a log scale), and how far these degrees spread within a layer (standard deviation): "
+        "large symbols are models, small ones their layers, and above the dashed line, which is "
+        "for zeros scattered at random, zeros gather in some neurons, as preferential attachment "
+        "would have it.",
         finding=_finding(models),
         pictures=[
             Picture("degrees", ridges, RIDGE_INCHES * len(shown) + 0.75),

@@ -192,7 +192,7 @@ def take_facts(
         model: a fairseq Transformer, compact or not, on the CPU; exact zeros count as zero.
         settings: its model settings, which know how many heads there were.
         label: how the report calls it.
-        method: of the frontier's methods, or "plain".
+        method: of the frontier's methods, or "dense".
         num_updates: how long it was trained.
         kept: of a compact model, which heads of a module are left, as the run's log notes it.
     """

@@ -93,7 +93,8 @@ def section(models: Sequence[ModelFacts], before: Sequence[AttentionFacts]) -> S
         ),
     }
     texts = (
-        f"{method} {_mean(ratios[method]):.3f} and {_mean(above[method]):.0%}" for method in ratios
+        f"{method} ratio {_mean(ratios[method]):.3f}, above in {_mean(above[method]):.0%}"
+        for method in ratios
     )
     return Section(
         anchor="importance",
@@ -103,7 +104,7 @@ def section(models: Sequence[ModelFacts], before: Sequence[AttentionFacts]) -> S
         "the mean ratio and as the share of pairs in which the removed one was more important "
         "(dashed: no difference); importance is the sum of the absolute output weights that "
         "emerge from a head, in the model that pruning started from.",
-        finding=f"Ratio and share of pairs: {'; '.join(texts)}.",
+        finding=f"Removed heads: {'; '.join(texts)}.",
         notes=[ONLY],
         pictures=[Picture("importance", panels, 3.2)],
         folded_table=Table("Numbers", rows, text_columns=2),

@@ -14,12 +14,17 @@ MIN_REMOVED = 10
 
 def degrees(model: ModelFacts, part: str) -> np.ndarray:
     """Nonzero entries of every row of all fc1 or fc2: (rows of all layers,), long."""
-    return np.concatenate([mlp.degrees[part] for mlp in model.mlps])
+    return np.concatenate(_own_degrees(model, part))
 
 
 def degree_spread(model: ModelFacts, part: str) -> float:
-    """Figure 2: standard deviation of the degrees of all neurons, in connections."""
-    return float(degrees(model, part).std())
+    """Figure 2: standard deviation of the degrees within a layer, in connections.
+
+    Note:
+        The variance is taken in each layer, then averaged over all rows: that one layer lost
+        more than another says nothing about preferences among neurons.
+    """
+    return _pooled([(own, float(own.var())) for own in _own_degrees(model, part)])
 
 
 def scattered_variance(rows: int, columns: int, nonzeros: int) -> float:
@@ -41,14 +46,20 @@ def scattered_spread(model: ModelFacts, part: str) -> float:
     Each matrix keeps its number of zeros, so a difference to the real spread is about which
     rows have them. This is what preferential attachment must exceed.
     """
-    all_degrees = degrees(model, part)
-    total = 0.0
-    for mlp in model.mlps:
-        own, columns = mlp.degrees[part], mlp.patterns[part].shape[1]
-        between = (own.mean() - all_degrees.mean()) ** 2
-        within = scattered_variance(len(own), columns, int(own.sum()))
-        total += len(own) * (within + between)
-    return float(np.sqrt(total / len(all_degrees)))
+    columns = [mlp.patterns[part].shape[1] for mlp in model.mlps]
+    pairs = zip(_own_degrees(model, part), columns)
+    return _pooled([(own, scattered_variance(len(own), n, int(own.sum()))) for own, n in pairs])
+
+
+def _own_degrees(model: ModelFacts, part: str) -> list[np.ndarray]:
+    """The degrees of every layer: (rows,), long."""
+    return [mlp.degrees[part] for mlp in model.mlps]
+
+
+def _pooled(variances: Sequence[tuple[np.ndarray, float]]) -> float:
+    """The standard deviation of layers with these degrees and variances, by their rows."""
+    rows = sum(len(own) for own, _ in variances)
+    return float(np.sqrt(sum(len(own) * variance for own, variance in variances) / rows))
 
 
 def part_sparsity(model: ModelFacts, part: str) -> float:

@@ -33,7 +33,7 @@ THEME = {
     MUTED: "var(--soft)",
     **{colour.lower(): f"var(--colour-{number})" for number, colour in enumerate(COLOURS)},
 }
-PLAIN_STYLE = (MUTED, "h")
+DENSE_STYLE = (MUTED, "h")
 # Numbers in COLOURS; the variants of DSP differ in their markers.
 METHOD_COLOURS = {
     **{"neuroprune": 0, "neuroprune-target": 2, "voita": 3, "michel": 4, "l1": 5},
@@ -106,7 +106,7 @@ class Section:
 def method_style(method: str) -> tuple[str, str]:
     """Colour and marker of a method, the same in every picture."""
     if method not in METHOD_COLOURS:
-        return PLAIN_STYLE
+        return DENSE_STYLE
     return COLOURS[METHOD_COLOURS[method]], STYLES[method][0]
 
 

@@ -18,9 +18,9 @@ from neuroprune_fairseq.frontier.records import record_fault
 from neuroprune_fairseq.pruning import zero_small_weights_
 from neuroprune_fairseq.report.facts import ModelFacts, take_facts
 from neuroprune_fairseq.report.runs import Run, read_run
-from neuroprune_fairseq.results import read_records
+from neuroprune_fairseq.results import COUNT, number_fault, read_records
 
-PLAIN = "plain"
+DENSE = "dense"
 _TARGETS = ("target_heads", "target_attn_sparsity", "target_mlp_sparsity", "target_sparsity")
 _PENALTIES = ("attn_penalty_weight", "mlp_penalty_weight")
 
@@ -32,7 +32,7 @@ def method_of(settings: Namespace) -> str:
         settings: a checkpoint's model settings, among which fairseq keeps all flags.
 
     Returns:
-        One of the frontier's methods, or "plain" where nothing was pruned.
+        One of the frontier's methods, or "dense" where nothing was pruned.
     """
     flags = vars(settings)
     task, criterion = str(flags.get("task")), str(flags.get("criterion"))
@@ -48,7 +48,7 @@ def method_of(settings: Namespace) -> str:
     penalised = any(float(flags.get(name) or 0) for name in _PENALTIES)
     if penalised or flags.get("head_distance_threshold") is not None:
         return "neuroprune"
-    return PLAIN
+    return DENSE
 
 
 def _num_updates(state: dict[str, Any]) -> int | None:
@@ -124,7 +124,7 @@ class Results:
     speeds: list[dict[str, Any]] = field(default_factory=list)  # of benchmarks/inference.py
 
 
-_SPEED_KEYS = ("available_cores", "batch_size", "beam", "tokens_per_second", "speed_up")
+_SPEED_KEYS = "available_cores batch_size beam tokens_per_second speed_up peak_bytes".split()
 
 
 def _speed_fault(result: dict[str, Any]) -> str:
@@ -132,12 +132,15 @@ def _speed_fault(result: dict[str, Any]) -> str:
     rows = result["best"]
     if not isinstance(rows, list) or not rows:
         return "has no rows in 'best'"
+    for key in ("settings", "hardware"):
+        if not isinstance(result.get(key, {}), dict):
+            return f"has no settings in '{key}'"
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or not isinstance(row.get("contender"), str):
             return f"lacks 'contender' in row {number} of 'best'"
-        for key in _SPEED_KEYS:
-            if not isinstance(row.get(key), (int, float)):
-                return f"has no number in '{key}' in row {number} of 'best'"
+        numbers = {**row, "peak_bytes": row.get("peak_bytes") or 0}
+        if fault := number_fault(numbers, dict.fromkeys(_SPEED_KEYS, COUNT)):
+            return f"{fault} in row {number} of 'best'"
     return ""
 
 
