@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from neuroprune_fairseq.structure import AttentionBlock, attention_blocks
+from neuroprune_fairseq.structure import AttentionBlock, attention_blocks, full_num_heads
 
 
 @torch.no_grad()
@@ -31,8 +31,8 @@ def gate_gradients(attention: AttentionBlock) -> Tensor:
 class GradientImportance:
     """Running mean over updates of each head's squared gate gradient (Michel et al.'s proxy).
 
-    Every update is divided by its mean over all heads, so that loss scaling and the size
-    of a batch do not decide which updates count.
+    Every update is divided by its mean over all heads, those that were cut out included as
+    0, so that loss scaling and the size of a batch do not decide which updates count.
     """
 
     def __init__(self, decay: float = 0.98, values: Tensor | None = None) -> None:
@@ -48,13 +48,22 @@ class GradientImportance:
     def update(self, model: nn.Module) -> None:
         """Take in the gradients that the model holds now."""
         found = torch.cat([gate_gradients(block) for block in attention_blocks(model)]).square()
-        mean = found.mean()
+        mean = found.sum() / full_num_heads(model)
         # Not finite: an overflow that the optimizer will skip. No host synchronisation here.
-        found = torch.where(torch.isfinite(mean) & (mean > 0), found / mean, found.new_zeros(()))
+        found = torch.where(torch.isfinite(mean) & (mean > 0), found / mean, 0.0)
         if self.values is None:
             self.values = found
         else:
             self.values = self.values.to(found.device).lerp(found, 1.0 - self.decay)
+
+    def keep_(self, kept_heads: Tensor) -> None:
+        """Forget the heads that were cut out of the model.
+
+        Args:
+            kept_heads: (all heads before,), bool.
+        """
+        if self.values is not None:
+            self.values = self.values[kept_heads.to(self.values.device)]
 
     def of_modules(self, model: nn.Module) -> list[Tensor]:
         """The importance of every head, (heads,) per attention module in forward order."""

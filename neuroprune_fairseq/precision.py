@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def _master_copies(optimizer: Any) -> list[tuple[nn.Parameter, Tensor]]:
+def master_copies(optimizer: Any) -> list[tuple[nn.Parameter, Tensor]]:
     """Pairs of a half-precision parameter and (a view of) its fp32 master copy.
 
     fairseq keeps the copies as a list, or flattened into one tensor per device
@@ -43,7 +43,7 @@ def master_weights(optimizer: Any) -> Iterator[None]:
     Args:
         optimizer: a fairseq optimizer (FP16Optimizer has master copies, others have none).
     """
-    pairs = [(param, param.data, master) for param, master in _master_copies(optimizer)]
+    pairs = [(param, param.data, master) for param, master in master_copies(optimizer)]
     for param, _, master in pairs:
         param.data = master
     try:

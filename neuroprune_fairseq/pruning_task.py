@@ -13,11 +13,11 @@ from typing import Any, Optional
 
 import torch
 from fairseq.logging import metrics
-from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
 from torch import nn
 
 from neuroprune_fairseq import run_log, sparsity
+from neuroprune_fairseq.shrinking import ShrinkingConfig, ShrinkingTask
 
 METERS = ("r_attn", "r_mlp", "heads_kept", "attn_sparsity", "mlp_sparsity", "total_sparsity")
 
@@ -27,14 +27,14 @@ def _is_master() -> bool:
 
 
 @dataclass
-class PruningTaskConfig(TranslationConfig):
+class PruningTaskConfig(ShrinkingConfig):
     """What a pruning task reads of the run's other settings."""
 
     save_dir: str = II("checkpoint.save_dir")
     log_interval: int = II("common.log_interval")
 
 
-class PruningTask(TranslationTask):
+class PruningTask(ShrinkingTask):
     """Translation that edits the model after updates and at the end of epochs.
 
     Subclasses override :meth:`start_`, :meth:`after_update_` and :meth:`at_epoch_end_`;
@@ -47,7 +47,6 @@ class PruningTask(TranslationTask):
     def __init__(self, cfg: PruningTaskConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
         self.model: Optional[nn.Module] = None
-        self.optimizer: Any = None
         self.num_updates = 0
         self._criterion: Optional[nn.Module] = None
         self._train_iterator: Any = None
@@ -128,11 +127,14 @@ class PruningTask(TranslationTask):
     def _end_epoch(self) -> None:
         self._updated = False
         entries = self.at_epoch_end_()
+        if "modules" in entries:
+            entries["modules"] = self.in_original_numbers(entries["modules"])
         self._measure()
         if _is_master():
             record = {"epoch": self._epoch, "num_updates": self.num_updates, **self._meters}
             path = Path(self.cfg.save_dir) / run_log.FILE_NAME
             run_log.write_epoch(path, {**record, **entries})
+        self.shrink_()
 
     def _measure(self) -> None:
         """Take the meters from the weights as they are now."""

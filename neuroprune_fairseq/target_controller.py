@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from neuroprune_fairseq import sparsity
 from neuroprune_fairseq.errors import refuse
 from neuroprune_fairseq.head_selection import HEAD_CRITERIA, keep_heads_
 from neuroprune_fairseq.importance import GradientImportance
-from neuroprune_fairseq.structure import attention_blocks
+from neuroprune_fairseq.pruning import prune_idle_neurons_
+from neuroprune_fairseq.structure import attention_blocks, full_num_heads
 from neuroprune_fairseq.targets import HeldZeros, Schedule, sparsify_
 
 PARTS = ("attn", "mlp", "total")
@@ -67,7 +68,7 @@ class Targets:
                 f"--target-heads {self.heads} is below {len(blocks)}: redundancy alone leaves one "
                 "head in every attention module; use --head-criterion both or importance"
             )
-        share_gone = 1 - self.heads / sum(block.num_heads for block in blocks)
+        share_gone = 1 - self.heads / full_num_heads(model)
         if self.attn is not None and share_gone > self.attn + 0.005:
             refuse(
                 f"--target-heads {self.heads} alone makes {share_gone:.3f} of the attention "
@@ -148,12 +149,25 @@ class TargetController:
             return False
         progress = self.schedule.progress(num_updates)
         self._remove_heads_(model, progress)
+        if {"mlp", "total"} & self.targets.sparsities.keys():
+            prune_idle_neurons_(model)  # before the count of zeros
         for part, goal in self.targets.sparsities.items():
             start = self._start[part]
             sparsify_(model, part, start + (goal - start) * progress)
         if self.targets.sparsities:
             self._held = HeldZeros(model)
         return True
+
+    def after_shrink_(self, model: nn.Module, kept_heads: Tensor) -> None:
+        """Go on with a model that was cut.
+
+        Args:
+            model: after the cut.
+            kept_heads: (heads before,), bool, which of them it still has.
+        """
+        self.importance.keep_(kept_heads)
+        if self.targets.sparsities:
+            self._held = HeldZeros(model)
 
     def _remove_heads_(self, model: nn.Module, progress: float) -> None:
         if self.targets.heads is None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune_fairseq.penalties import missing_fraction
+from neuroprune_fairseq.sparsity import full_sizes
 from neuroprune_fairseq.structure import AttentionBlock, MLPBlock, attention_blocks, mlp_blocks
 
 
@@ -70,8 +71,8 @@ def mlp_scores(mlp: MLPBlock) -> list[Tensor]:
         0 in Eq. 1 and could never start; every row counts one missing entry more.
     """
     scores = []
-    for weight in mlp.prunable_weights:
-        slope = missing_fraction(weight, torch.finfo(weight.dtype).tiny) + 1.0 / weight.shape[1]
+    for weight, length in zip(mlp.prunable_weights, mlp.row_lengths):
+        slope = missing_fraction(weight, torch.finfo(weight.dtype).tiny, length) + 1.0 / length
         scores.append(weight.float().abs() / slope)
     return scores
 
@@ -79,15 +80,21 @@ def mlp_scores(mlp: MLPBlock) -> list[Tensor]:
 def _weights_and_scores(model: nn.Module, part: str) -> tuple[list[Tensor], list[Tensor]]:
     weights: list[Tensor] = []
     scores: list[Tensor] = []
-    if part in ("attn", "total"):
-        for block in attention_blocks(model):
-            weights += block.prunable_weights
-            scores += attention_scores(block)
-    if part in ("mlp", "total"):
-        for block in mlp_blocks(model):
-            weights += block.prunable_weights
-            scores += mlp_scores(block)
+    for block in attention_blocks(model) if part in ("attn", "total") else ():
+        weights += block.prunable_weights
+        found = attention_scores(block)
+        scores += _on_one_scale(found, block) if part == "total" else found
+    for block in mlp_blocks(model) if part in ("mlp", "total") else ():
+        weights += block.prunable_weights
+        found = mlp_scores(block)
+        scores += _on_one_scale(found, block) if part == "total" else found
     return weights, scores
+
+
+def _on_one_scale(scores: list[Tensor], block: AttentionBlock | MLPBlock) -> list[Tensor]:
+    """Scores of both kinds relative to the mean of their weight, what was cut included as 0."""
+    means = (score.sum() / size for score, size in zip(scores, block.full_sizes))
+    return [score / mean.clamp(min=1e-12) for score, mean in zip(scores, means)]
 
 
 @torch.no_grad()
@@ -119,9 +126,9 @@ def sparsify_(model: nn.Module, part: str, sparsity: float) -> None:
         sparsity: share of the part's prunable weights that end up zero, in [0, 1).
     """
     weights, scores = _weights_and_scores(model, part)
-    if part == "total":  # the two kinds of score are not on one scale
-        scores = [score / score.mean().clamp(min=1e-12) for score in scores]
-    zero_lowest_(weights, scores, round(sparsity * sum(weight.numel() for weight in weights)))
+    full = full_sizes(model)[part]
+    cut = full - sum(weight.numel() for weight in weights)
+    zero_lowest_(weights, scores, round(sparsity * full) - cut)
 
 
 class HeldZeros:

@@ -13,7 +13,12 @@ from neuroprune_fairseq.errors import refuse
 from neuroprune_fairseq.head_selection import HEAD_CRITERIA
 from neuroprune_fairseq.precision import master_weights
 from neuroprune_fairseq.proximal import proximal_step_
-from neuroprune_fairseq.pruning import MERGES, PrunedHeads, eliminate_redundant_heads
+from neuroprune_fairseq.pruning import (
+    MERGES,
+    Pruned,
+    eliminate_redundant_heads,
+    prune_idle_neurons_,
+)
 from neuroprune_fairseq.pruning_task import PruningTask, PruningTaskConfig
 from neuroprune_fairseq.target_controller import TargetController, Targets, total_updates
 from neuroprune_fairseq.targets import Schedule
@@ -96,14 +101,16 @@ class TranslationNeuropruneTask(PruningTask):
             head_criterion=str(cfg.head_criterion),
             merge=str(cfg.head_merge),
         )
+        if cfg.shrink and str(cfg.head_merge) == "fc1":
+            refuse("--shrink excludes --head-merge fc1, which needs all heads in their places")
         if threshold is not None and self._targets.heads is not None:
             refuse("--target-heads finds the threshold itself; drop --head-distance-threshold")
         self._controller: Optional[TargetController] = None
         self._restored: dict[str, Any] = {}
-        self._pruned_heads: Optional[PrunedHeads] = None
+        self._pruned: Optional[Pruned] = None
 
     def start_(self) -> None:
-        self._pruned_heads = PrunedHeads(self.model)
+        self._pruned = Pruned(self.model)
         if self._targets:
             if self._controller is None:
                 schedule = self._schedule()
@@ -133,15 +140,15 @@ class TranslationNeuropruneTask(PruningTask):
 
     def after_update_(self) -> None:
         shrinks = getattr(self._criterion, "shrinks", False)
-        if not (shrinks or self._pruned_heads or self._controller):
+        if not (shrinks or self._pruned or self._controller):
             return
         with master_weights(self.optimizer):
             if shrinks:
                 self._shrink_()
-            if self._pruned_heads:
-                self._pruned_heads.zero_()
+            if self._pruned:
+                self._pruned.zero_()
             if self._controller and self._controller.after_update_(self.model, self.num_updates):
-                self._pruned_heads = PrunedHeads(self.model)
+                self._pruned = Pruned(self.model)
         if self._controller:
             self._release_when_finished()
 
@@ -161,6 +168,9 @@ class TranslationNeuropruneTask(PruningTask):
         )
 
     def at_epoch_end_(self) -> dict[str, Any]:
+        if self._controller is None or not self._targets.sparsities:
+            with master_weights(self.optimizer):
+                prune_idle_neurons_(self.model)
         if self._controller:
             return {"modules": self._controller.epoch_records(self.model)}
         if self.cfg.head_distance_threshold is None:
@@ -169,8 +179,13 @@ class TranslationNeuropruneTask(PruningTask):
             modules = eliminate_redundant_heads(
                 self.model, self.cfg.head_distance_threshold, str(self.cfg.head_merge)
             )
-        self._pruned_heads = PrunedHeads(self.model)
+        self._pruned = Pruned(self.model)
         return {"modules": modules}
+
+    def after_shrink_(self, kept_heads):
+        self._pruned = Pruned(self.model)
+        if self._controller:
+            self._controller.after_shrink_(self.model, kept_heads)
 
     def get_checkpoint_dict(self):
         inherited = super().get_checkpoint_dict()  # first: it may end the epoch

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from neuroprune_fairseq.precision import master_weights
-from neuroprune_fairseq.pruning import PrunedHeads, eliminate_redundant_heads, pruned_heads
+from neuroprune_fairseq.pruning import Pruned, eliminate_redundant_heads, pruned_heads
 from neuroprune_fairseq.structure import attention_blocks
 
 
@@ -68,7 +68,7 @@ def test_a_merge_survives_master_copies_and_pruned_heads_stay_zero(build_model, 
         eliminate_redundant_heads(model, threshold=100.0)
     assert block.out_proj.weight.dtype == dtype
     merged = masters[id(block.out_proj.weight)].view(48, 6, 8).sum(dim=1)
-    held, pruned = PrunedHeads(model), [(b, torch.arange(5)) for b in attention_blocks(model)]
+    held, pruned = Pruned(model), [(b, torch.arange(5)) for b in attention_blocks(model)]
     after = dict((id(p), m) for p, m in _pairs(model, optimizer))[id(block.out_proj.weight)]
     assert torch.allclose(after.view(48, 6, 8)[:, 5], merged, atol=1e-6), "the sum is made in fp32"
     for _ in range(50):

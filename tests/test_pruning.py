@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from neuroprune_fairseq.pruning import (
-    PrunedHeads,
+    Pruned,
     eliminate_redundant_heads,
     pruned_heads,
     zero_heads_,
@@ -147,7 +147,7 @@ def test_a_pruned_head_stays_zero_through_50_adam_updates_with_weight_decay(buil
     step()
     assert pruned_heads(block).tolist() == [], "momentum alone regrows a head"
     zero_heads_(block, torch.tensor([2, 3]))
-    held = PrunedHeads(model)
+    held = Pruned(model)
     for _ in range(50):
         step()
         held.zero_()
@@ -170,7 +170,7 @@ def test_zero_is_a_fixed_point_of_the_gradient(build_model, sample):
 
 
 def test_a_model_without_pruned_heads_holds_nothing(build_model):
-    assert not PrunedHeads(build_model())
+    assert not Pruned(build_model())
 
 
 def test_zero_small_weights_zeroes_exactly_those_below_the_tolerance(build_model):

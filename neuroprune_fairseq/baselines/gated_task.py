@@ -21,7 +21,7 @@ from neuroprune_fairseq.baselines.gates import HeadGates, fold_, living_heads
 from neuroprune_fairseq.baselines.scores import DEAD, GateScores
 from neuroprune_fairseq.errors import refuse
 from neuroprune_fairseq.precision import master_weights
-from neuroprune_fairseq.pruning import PrunedHeads
+from neuroprune_fairseq.pruning import Pruned
 from neuroprune_fairseq.pruning_task import PruningTask, PruningTaskConfig
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class GatedTask(PruningTask):
         self.gates: Optional[HeadGates] = None  # noqa: UP045
         self._finished = False
         self._restored: dict[str, Any] = {}
-        self._held: Optional[PrunedHeads] = None  # noqa: UP045
+        self._held: Optional[Pruned] = None  # noqa: UP045
 
     # For subclasses.
 
@@ -101,7 +101,7 @@ class GatedTask(PruningTask):
         if max(self.cfg.max_epoch, self.cfg.max_update) <= 0:
             refuse("--max-epoch or --max-update is needed: heads are removed where training ends")
         if self._held is None:
-            self._held = PrunedHeads(self.model)
+            self._held = Pruned(self.model)
         if self.gates is None and not self._finished:
             self._attach_()
 
@@ -134,6 +134,14 @@ class GatedTask(PruningTask):
         if self.gates is None:
             return {}
         return {"gates_open": int(self.final_gates().gt(0).sum())}
+
+    @property
+    def may_shrink(self) -> bool:
+        """Gates know their heads by number."""
+        return self._finished
+
+    def after_shrink_(self, kept_heads):
+        self._held = Pruned(self.model)
 
     def begin_valid_epoch(self, epoch, model):
         super().begin_valid_epoch(epoch, model)
@@ -170,7 +178,7 @@ class GatedTask(PruningTask):
         """Fold gates into the weights; heads of gate 0 are held at zero from now on."""
         with master_weights(self.optimizer):
             fold_(self.model, values)
-        self._held = PrunedHeads(self.model)
+        self._held = Pruned(self.model)
 
     def finish_(self) -> None:
         """Fold the final gates and go on as a plain model."""

@@ -13,7 +13,7 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY, build_model
 from torch import Tensor, nn
 
 from neuroprune_fairseq.compact.cutting import Plan, shapes
-from neuroprune_fairseq.compact.model import ARCH
+from neuroprune_fairseq.compact.model import ARCH, describe_, head_numbers
 from neuroprune_fairseq.compact.optimizer import cut_optimizer_state
 from neuroprune_fairseq.errors import refuse
 
@@ -38,14 +38,27 @@ def settings_of(state: dict[str, Any], path: str) -> Namespace:
         SystemExit: one line, when this is no Transformer that can be made compact.
     """
     settings = state.get("args") or state["cfg"]["model"]
+    check_settings(settings, path)
+    return settings
+
+
+def check_settings(settings: Namespace, what: str) -> None:
+    """Refuse settings of a model that cannot be made compact.
+
+    Args:
+        settings: of a model.
+        what: whose they are, for messages.
+
+    Raises:
+        SystemExit: one line.
+    """
     arch = getattr(settings, "arch", None)
     if ARCH_MODEL_NAME_REGISTRY.get(arch) not in ("transformer", ARCH):
-        refuse(f"{path}: architecture {arch!r} is none of fairseq's model 'transformer'")
+        refuse(f"{what}: architecture {arch!r} is none of fairseq's model 'transformer'")
     wrong = [name for name, plain in UNSUPPORTED.items() if getattr(settings, name, plain) != plain]
     if wrong:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
-        refuse(f"{path} was trained with {flags}: such models cannot be made compact")
-    return settings
+        refuse(f"{what}: models trained with {flags} cannot be made compact")
 
 
 def _numbered(size: int) -> Dictionary:
@@ -100,12 +113,11 @@ def _stored(tensor: Tensor, like: Tensor | None, seen: dict[int, Tensor]) -> Ten
     return seen.setdefault(tensor.data_ptr(), tensor.to(like.dtype))
 
 
-def _compact_settings(settings: Namespace, model: nn.Module) -> Namespace:
-    settings = copy.copy(settings)
-    if settings.arch != ARCH:
-        settings.neuroprune_arch = settings.arch  # for the record
-    settings.arch = settings._name = ARCH
-    settings.neuroprune_shapes = shapes(model)
+def _compact_settings(
+    settings: Namespace, before: nn.Module, after: nn.Module, plan: Plan
+) -> Namespace:
+    heads, settings = head_numbers(settings, before, plan), copy.copy(settings)
+    describe_(settings, after, heads)
     return settings
 
 
@@ -138,9 +150,10 @@ def compact_state(
     if shapes(after) != shapes(before):
         for key, settings in (("args", state.get("args")), ("cfg", state["cfg"])):
             if isinstance(settings, Namespace):
-                result[key] = _compact_settings(settings, after)
+                result[key] = _compact_settings(settings, before, after, plan)
             elif settings is not None:
-                result[key] = {**settings, "model": _compact_settings(settings["model"], after)}
+                compact = _compact_settings(settings["model"], before, after, plan)
+                result[key] = {**settings, "model": compact}
     extra = state.get("extra_state") or {}
     result["extra_state"] = {k: v for k, v in extra.items() if not k.startswith("ema")}
     if keep_optimizer and state.get("last_optimizer_state"):
