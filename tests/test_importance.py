@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from neuroprune_fairseq.compact import compact
 from neuroprune_fairseq.importance import GradientImportance, gate_gradients
+from neuroprune_fairseq.pruning import zero_heads_
 from neuroprune_fairseq.structure import attention_blocks
 
 
@@ -66,3 +68,22 @@ def test_an_overflowed_update_counts_as_nothing(build_model):
     importance = GradientImportance(values=torch.ones(108))
     importance.update(model)
     assert torch.isfinite(importance.values).all()
+
+
+def test_heads_that_are_cut_out_leave_the_others_their_importance(build_model):
+    model = build_model()
+    generator = torch.Generator().manual_seed(3)
+    for block in attention_blocks(model):
+        zero_heads_(block, torch.tensor([0, 4]))
+        block.out_proj.weight.grad = torch.randn(48, 48, generator=generator)
+    smaller, kept = compact(model), torch.tensor([1, 2, 3, 5])
+    for block, small in zip(attention_blocks(model), attention_blocks(smaller)):
+        columns = block.out_proj.weight.grad.view(48, 6, 8)[:, kept]
+        small.out_proj.weight.grad = columns.flatten(start_dim=1)
+    start = torch.rand(108, generator=generator)
+    whole, cut = GradientImportance(values=start), GradientImportance(values=start)
+    whole.update(model)
+    mask = torch.zeros(18, 6, dtype=torch.bool).index_fill_(1, kept, True).flatten()
+    cut.keep_(mask)
+    cut.update(smaller)
+    assert torch.allclose(cut.values, whole.values[mask])
