@@ -30,6 +30,7 @@ setup(
     license="MIT",
     author="The neuroprune_fairseq authors",
     packages=find_packages(include=["neuroprune_fairseq", "neuroprune_fairseq.*"]),
+    package_data={"neuroprune_fairseq": ["config/*.yaml"]},
     python_requires=">=3.9",
     install_requires=[
         "torch>=2.6",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import tarfile
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from errors import PrepError
@@ -15,13 +16,27 @@ CHUNK_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 
 
+@contextmanager
+def _naming_damage(archive: Path) -> Iterator[None]:
+    """Turns whatever reading a damaged archive raises, of many kinds, into one line."""
+    try:
+        yield
+    except PrepError:
+        raise
+    except Exception as error:
+        message = f"{archive}: not a whole tar archive ({error}); get it again"
+        raise PrepError(message) from error
+
+
 def _check(members: list[tarfile.TarInfo], archive: Path) -> None:
     for member in members:
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts:
             raise PrepError(f"{archive}: member {member.name!r} reaches outside its folder")
-        if not (member.isfile() or member.isdir()):
+        if not (member.isfile() or member.isdir()) or member.issparse():
             raise PrepError(f"{archive}: member {member.name!r} is a link or device, not a file")
+        if member.size < 0:
+            raise tarfile.ReadError("a file of negative size")
     if sum(member.size for member in members) > MAX_BYTES:
         raise PrepError(f"{archive}: unpacks to more than {MAX_BYTES} bytes")
 
@@ -42,21 +57,8 @@ def _check_compression(archive: Path) -> None:
                 raise PrepError(f"{archive}: unpacks to more than {MAX_BYTES} bytes")
 
 
-def unpack(archive: Path, wanted: list[str], folder: Path) -> dict[str, Path]:
-    """Unpacks the files of these names, in whatever folder of the archive they are.
-
-    Args:
-        archive: A tar archive, compressed or not.
-        wanted: File names without folders.
-        folder: Where to put them.
-
-    Returns:
-        The path of each.
-
-    Raises:
-        PrepError: The archive is damaged, lacks a file, or has a member that is not safe.
-    """
-    try:
+def _read(archive: Path, wanted: list[str]) -> dict[str, bytes]:
+    with _naming_damage(archive):
         _check_compression(archive)
         with tarfile.open(archive) as tar:
             members = tar.getmembers()
@@ -65,8 +67,26 @@ def unpack(archive: Path, wanted: list[str], folder: Path) -> dict[str, Path]:
             missing = [name for name in wanted if name not in found]
             if missing:
                 raise PrepError(f"{archive}: has no file {missing[0]}")
-            tar.extractall(folder, [found[name] for name in wanted], filter="data")
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        message = f"{archive}: not a whole tar archive ({error}); get it again"
-        raise PrepError(message) from error
-    return {name: folder / found[name].name for name in wanted}
+            return {name: tar.extractfile(found[name]).read() for name in wanted}
+
+
+def unpack(archive: Path, wanted: list[str], folder: Path) -> dict[str, Path]:
+    """Unpacks the files of these names, in whatever folder of the archive they are.
+
+    Args:
+        archive: A tar archive, compressed or not.
+        wanted: File names without folders.
+        folder: Where to put them; no name from the archive becomes a path.
+
+    Returns:
+        The path of each.
+
+    Raises:
+        PrepError: The archive is damaged, lacks a file, or has a member that is not safe.
+    """
+    contents = _read(archive, wanted)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / name for name in wanted}
+    for name, path in paths.items():
+        path.write_bytes(contents[name])
+    return paths

@@ -12,12 +12,21 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import category
 
 from errors import PrepError
 
 # Characters that some programs take for the end of a line; inside a line they become spaces,
 # so that every reader of the cleaned text counts the same lines.
 LINE_BREAKS = dict.fromkeys(map(ord, "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), " ")
+# Unicode's spaces, controls and marks of format, such as a zero-width space.
+INVISIBLE = {"Zs", "Zl", "Zp", "Cc", "Cf"}
+SPACE_SIGN = "\u2581"  # sentencepiece's own
+
+
+def has_text(line: str) -> bool:
+    """Whether a line has a character that can be seen: else sentencepiece makes nothing of it."""
+    return any(category(sign) not in INVISIBLE and sign != SPACE_SIGN for sign in line)
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,20 @@ def _raw_lines(path: Path) -> Iterator[bytes]:
         raise PrepError(f"{path}: damaged gzip file ({error}); get it again") from error
 
 
+def _decode(raw: bytes, where: str) -> str:
+    """One line as strict UTF-8; `where` names it."""
+    try:
+        line = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        bad = f"byte 0x{raw[error.start]:02x}"
+        raise PrepError(f"{where} is not UTF-8 ({bad}); convert the file to UTF-8") from error
+    if "\0" in line:
+        raise PrepError(f"{where} has a null byte, as UTF-16 has; convert the file to UTF-8")
+    return line.rstrip("\r\n").translate(LINE_BREAKS)
+
+
 def read_lines(path: Path) -> list[str]:
-    """Reads a text file, plain or .gz, as strict UTF-8; a byte order mark is taken off.
+    """Reads a text file, plain or .gz, as strict UTF-8; byte order marks are taken off.
 
     Args:
         path: The file.
@@ -76,17 +97,11 @@ def read_lines(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise PrepError(f"{path}: no such file")
-    lines = []
-    for number, raw in enumerate(_raw_lines(path), start=1):
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            bad = f"byte 0x{error.object[error.start]:02x}"
-            message = f"{path}: line {number} is not UTF-8 ({bad}); convert the file to UTF-8"
-            raise PrepError(message) from error
-        lines.append(line.rstrip("\r\n").translate(LINE_BREAKS))
-    if not any(line.strip() for line in lines):
+    raw_lines = enumerate(_raw_lines(path), start=1)
+    lines = [_decode(raw, f"{path}: line {number}") for number, raw in raw_lines]
+    if not any(map(has_text, lines)):
         raise PrepError(f"{path}: the file is empty; it should have one sentence a line")
+    lines[0] = lines[0].lstrip("\ufeff")
     return lines
 
 
@@ -106,7 +121,7 @@ def pair_up(source: list[str], target: list[str], names: tuple[str, str]) -> Pai
             f"{names[0]} has {len(source)} lines but {names[1]} has {len(target)}; "
             "parallel text needs the same number"
         )
-    kept = [(s, t) for s, t in zip(source, target) if s.strip() and t.strip()]
+    kept = [(s, t) for s, t in zip(source, target) if has_text(s) and has_text(t)]
     if not kept:
         raise PrepError(f"{names[0]} and {names[1]}: no pair has text on both sides")
     return Pairs([s for s, _ in kept], [t for _, t in kept], len(source) - len(kept))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-import pickle
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,76 @@ from fairseq.data import data_utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from torch import nn
 
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.errors import refuse, refusing
+from neuroprune_fairseq.files import replacing
 from neuroprune_fairseq.pruning import zero_small_weights_
+
+# Settings that fairseq's models and tasks give to Python's eval() when they are built.
+_EVALUATED = (
+    *("adaptive_input_cutoff", "adaptive_softmax_cutoff", "character_filters", "downsample"),
+    *("conv_aggregator_layers", "conv_feature_layers", "override_encoder_layers", "pretrained"),
+    *("encoder_layers", "encoder_attention", "decoder_layers", "decoder_attention"),
+    *("self_attention", "gated_attention", "project_input", "left_pad_source", "left_pad_target"),
+    *("encoder_xformers_att_config", "decoder_xformers_att_config"),
+)
+_LITERALS = (ast.Expression, ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.BinOp, ast.UnaryOp)
+_LITERALS += (ast.Load, ast.Add, ast.Mult, ast.USub)
+
+
+def _namespace(settings: Any) -> argparse.Namespace | None:
+    """Settings as fairseq-train (a Namespace) or fairseq-hydra-train (a dictionary) stores them."""
+    if isinstance(settings, dict) and all(isinstance(name, str) for name in settings):
+        settings = argparse.Namespace(**{"arch": settings.get("_name"), **settings})
+    return settings if isinstance(settings, argparse.Namespace) else None
+
+
+def settings_group(state: dict[str, Any], name: str) -> argparse.Namespace | None:
+    """The settings of "model" or "task"; those of old checkpoints are all in one.
+
+    Args:
+        state: the content of a checkpoint.
+        name: of the group.
+
+    Returns:
+        The settings, "model" with ``arch``; None where there are none.
+    """
+    cfg = state.get("cfg")
+    return _namespace(state.get("args") or (cfg.get(name) if isinstance(cfg, dict) else None))
+
+
+def model_settings(state: dict[str, Any]) -> argparse.Namespace | None:
+    """The settings of a checkpoint's model, as :func:`settings_group`."""
+    return settings_group(state, "model")
+
+
+def _is_literal(value: Any) -> bool:
+    """Whether evaluating a setting runs no code: numbers, lists, and sums and products of these."""
+    if not isinstance(value, str):
+        return True
+    try:
+        tree = ast.parse(value.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return all(isinstance(node, _LITERALS) for node in ast.walk(tree))
+
+
+def _fault(state: Any) -> str:
+    """What makes a file's content no checkpoint to work with, "" if nothing."""
+    if not isinstance(state, dict) or not {"model", "cfg"} <= state.keys():
+        return "is no checkpoint of fairseq-train (it lacks 'model' or 'cfg')"
+    weights, settings = state["model"], model_settings(state)
+    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
+        return "is no checkpoint of fairseq-train ('model' holds no weights)"
+    if settings is None or not isinstance(getattr(settings, "arch", None), (str, type(None))):
+        return "is no checkpoint of fairseq-train ('cfg' has no settings of a model)"
+    for name in _EVALUATED:
+        for group in (settings, settings_group(state, "task")):
+            if not _is_literal(getattr(group, name, None)):
+                return f"holds code in its setting {name}, which is not run"
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            return f"is not usable: {name} is not finite; take a checkpoint from before"
+    return ""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -25,20 +92,34 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: a file written by fairseq-train.
 
     Returns:
-        fairseq's dictionary, with ``model`` (state dict) and ``cfg`` among its keys.
+        fairseq's dictionary, with finite weights in ``model`` (state dict) and the settings of a
+        model (:func:`model_settings`).
 
     Raises:
-        SystemExit: one line, when the file is missing, damaged or no fairseq checkpoint.
+        SystemExit: one line, when the file is missing, damaged, no fairseq checkpoint, or
+            one with weights that are not finite or code in its settings.
     """
     if not Path(path).is_file():
         refuse(f"{path}: no such checkpoint")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, OSError):
-        refuse(f"{path} is damaged, no checkpoint, or holds more than data, which is not loaded")
-    if not isinstance(state, dict) or not {"model", "cfg"} <= state.keys():
-        refuse(f"{path} is no checkpoint of fairseq-train (it lacks 'model' or 'cfg')")
+        fault = _fault(state)
+    except Exception:  # whatever unpickling comes upon in a file of any kind
+        fault = "is damaged, no checkpoint, or holds more than data, which is not loaded"
+    if fault:
+        refuse(f"{path} {fault}")
     return state
+
+
+def write_checkpoint(state: dict[str, Any], path: str | Path) -> None:
+    """Write a checkpoint under a temporary name and rename it.
+
+    Raises:
+        SystemExit: one line, when it cannot be written; nothing is left then.
+    """
+    # torch reports a full disk as a RuntimeError.
+    with refusing(f"{path} cannot be written", OSError, RuntimeError), replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
 def load_model(path: str | Path, data: str | Path) -> nn.Module:
@@ -54,15 +135,17 @@ def load_model(path: str | Path, data: str | Path) -> nn.Module:
     Raises:
         SystemExit: one line, when checkpoint and dictionaries do not fit.
     """
+    return load_model_and_task(path, data)[0].eval()
+
+
+def load_model_and_task(path: str | Path, data: str | Path) -> tuple[nn.Module, Any]:
+    """As :func:`load_model`, with fairseq's task, which has the dictionaries."""
     read_checkpoint(path)
-    try:
-        models, _, _ = checkpoint_utils.load_model_ensemble_and_task(
+    with refusing(f"{path} does not load with the dictionaries of --data {data}"):
+        models, _, task = checkpoint_utils.load_model_ensemble_and_task(
             [str(path)], arg_overrides={"data": str(data)}
         )
-    except (OSError, RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        refuse(f"{path} does not load with the dictionaries of {data} ({reason[:120]})")
-    return models[0].eval()
+    return models[0], task
 
 
 def language_pair(data: str | Path, subset: str) -> tuple[str, str]:
@@ -98,7 +181,7 @@ def model_flags(state: dict[str, Any]) -> list[str]:
     Raises:
         SystemExit: one line, when the architecture is unknown.
     """
-    saved = state["cfg"]["model"]
+    saved = model_settings(state)
     arch = getattr(saved, "arch", None)
     if arch not in ARCH_CONFIG_REGISTRY:
         refuse(f"the checkpoint's architecture {arch!r} is unknown; name one with --arch")
@@ -135,6 +218,4 @@ def write_without_small_weights(
     # Only what the file had: a loaded model may hold buffers that its checkpoint does not.
     state["model"] = {name: model.state_dict()[name] for name in state["model"]}
     state["last_optimizer_state"] = None
-    temporary = f"{output}.{os.getpid()}.tmp"
-    torch.save(state, temporary)
-    os.replace(temporary, output)
+    write_checkpoint(state, output)

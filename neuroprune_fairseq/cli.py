@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+
+from neuroprune_fairseq.errors import OneLineParser
 
 
 def user_dir(argv: Sequence[str] | None = None) -> None:
@@ -13,7 +14,7 @@ def user_dir(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: arguments without the program's name; None reads the command line.
     """
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="neuroprune-user-dir",
         description="Print the folder of the installed plugin, as in: "
         'fairseq-train DATA --user-dir "$(neuroprune-user-dir)" ...',

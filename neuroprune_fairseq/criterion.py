@@ -12,10 +12,9 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterion,
     LabelSmoothedCrossEntropyCriterionConfig,
 )
-from fairseq.dataclass import ChoiceEnum
 from torch import Tensor, nn
 
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.errors import check_choice, refuse
 from neuroprune_fairseq.penalties import attention_penalty, mlp_penalty
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
@@ -44,7 +43,7 @@ class NeuropruneCriterionConfig(LabelSmoothedCrossEntropyCriterionConfig):
         default=1e-4,
         metadata={"help": "epsilon: a weight below this magnitude counts as missing in Eq. 1"},
     )
-    penalty_solver: ChoiceEnum(SOLVERS) = field(
+    penalty_solver: str = field(
         default="subgradient",
         metadata={
             "help": "how the penalties act: subgradient, in the loss as in the paper (weights get "
@@ -85,12 +84,13 @@ class NeuropruneCriterion(LabelSmoothedCrossEntropyCriterion):
         ):
             if not 0 <= value < float("inf"):
                 refuse(f"{flag} {value} must be a finite number >= 0")
+        check_choice("--penalty-solver", penalty_solver, SOLVERS)
         if penalty_solver == "proximal" and not getattr(task, "makes_proximal_steps", False):
             refuse("--penalty-solver proximal needs --task translation_neuroprune")
         self.attn_penalty_weight = attn_penalty_weight
         self.mlp_penalty_weight = mlp_penalty_weight
         self.near_zero = near_zero
-        self.penalty_solver = str(penalty_solver)
+        self.penalty_solver = penalty_solver
         self._released = False
 
     def release(self) -> None:

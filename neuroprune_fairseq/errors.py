@@ -1,8 +1,13 @@
-"""How a wrong setting ends a run: one line, no traceback."""
+"""How a wrong setting or file ends a run: one line, no traceback."""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
+
+LONGEST_REASON = 200
 
 
 def refuse(message: str) -> NoReturn:
@@ -11,4 +16,39 @@ def refuse(message: str) -> NoReturn:
     Raises:
         SystemExit: also inside fairseq-train, where any other exception ends as a traceback.
     """
-    raise SystemExit(f"neuroprune_fairseq: error: {message}")
+    raise SystemExit(f"neuroprune_fairseq: error: {' '.join(message.splitlines())}")
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, short and on one line: the system's words, or the error's first line."""
+    text = getattr(error, "strerror", None) or next(iter(str(error).strip().splitlines()), "")
+    return " ".join(text.split())[:LONGEST_REASON] or type(error).__name__
+
+
+@contextmanager
+def refusing(message: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Within it, an error ends the run in one line: ``message`` and the error's reason.
+
+    Args:
+        message: names the flag or file and the way out.
+        kinds: of errors; none means all, for what fairseq, torch or a database may raise
+            over a file of the user's.
+    """
+    caught = kinds or (Exception,)
+    try:
+        yield
+    except caught as error:
+        refuse(f"{message} ({reason(error)})")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.splitlines())}\n")
+
+
+def check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is none of the choices."""
+    if value not in choices:
+        refuse(f"{flag} {value} is none of {', '.join(choices)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +23,8 @@ from sacrebleu.metrics import BLEU
 from tqdm import tqdm
 
 from neuroprune_fairseq.checkpoint import language_pair, load_model, write_without_small_weights
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.errors import refuse, refusing
+from neuroprune_fairseq.files import replacing
 from neuroprune_fairseq.sparsity import measure
 
 PACKAGE = Path(__file__).resolve().parent
@@ -51,6 +53,18 @@ class GenerationSettings:
             *("--required-batch-size-multiple", "1"),
             *self.flags,
         ]
+
+    def suffix(self) -> str:
+        """What tells outputs of one checkpoint apart: the subset and all that is not default."""
+        plain = GenerationSettings(self.subset)
+        parts = [f"generate-{self.subset}"]
+        for name in ("beam", "lenpen", "batch_size"):
+            if getattr(self, name) != getattr(plain, name):
+                parts.append(f"{name.replace('_', '-')}-{getattr(self, name):g}")
+        if self.flags:
+            digest = hashlib.sha256("\0".join(self.flags).encode("utf-8", "replace")).hexdigest()
+            parts.append(f"flags-{digest[:8]}")
+        return ".".join(parts)
 
 
 def _run_generation(command: list[str], log: IO[str], sentences: int | None) -> None:
@@ -97,13 +111,13 @@ def generate(
     """
     command = [sys.executable, "-m", "fairseq_cli.generate", str(data), "--path", str(checkpoint)]
     command += ["--user-dir", str(PACKAGE), *settings.arguments()]
-    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as log:
-            _run_generation(command, log, sentences)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    unwritable = f"{output} cannot be written; make room or copy the checkpoint elsewhere"
+    with (
+        refusing(unwritable, OSError),
+        replacing(output) as temporary,
+        temporary.open("w", encoding="utf-8") as log,
+    ):
+        _run_generation(command, log, sentences)
 
 
 def read_hypotheses(output: Path) -> list[str]:
@@ -164,7 +178,8 @@ def read_references(data: str | Path, subset: str) -> list[str]:
     path = Path(data) / "text" / f"{subset}.{target}"
     if not path.is_file():
         refuse(f"--data {data} lacks text/{subset}.{target}, the reference for BLEU")
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    with refusing(f"{path} cannot be read as text", OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def hardware() -> dict[str, Any]:
@@ -192,11 +207,13 @@ def git_commit() -> str | None:
 def training_facts(checkpoint: Path) -> dict[str, Any]:
     """What the training scripts left beside a checkpoint: command line and wall seconds."""
     facts: dict[str, Any] = {}
-    command, finished = checkpoint.parent / "command.txt", checkpoint.parent / "finished.json"
-    if command.is_file():
-        facts["train_command"] = command.read_text(encoding="utf-8").strip()
-    if finished.is_file():
-        facts["train_seconds"] = json.loads(finished.read_text())["train_seconds"]
+    # Files of these names that the scripts did not write tell nothing.
+    with suppress(OSError, ValueError):
+        text = (checkpoint.parent / "command.txt").read_text(encoding="utf-8")
+        facts["train_command"] = text.strip()
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        finished = json.loads((checkpoint.parent / "finished.json").read_text(encoding="utf-8"))
+        facts["train_seconds"] = finished["train_seconds"]
     return facts
 
 
@@ -223,7 +240,7 @@ def evaluate(
     references = read_references(data, settings.subset)
     model = load_model(checkpoint, data)  # before anything is written: it may refuse
     with tempfile.TemporaryDirectory(prefix="neuroprune-") as folder:
-        path, name = checkpoint, f"{checkpoint.stem}.generate-{settings.subset}"
+        path, name = checkpoint, f"{checkpoint.stem}.{settings.suffix()}"
         if tolerance:
             path, name = Path(folder) / checkpoint.name, f"{name}.tolerance-{tolerance:g}"
             write_without_small_weights(checkpoint, path, tolerance, data)
@@ -250,17 +267,3 @@ def evaluate(
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Add a record to a JSON Lines file in one write, safe beside other writers.
-
-    Args:
-        path: results file, made with its folder where missing.
-        record: JSON-serialisable.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(record, ensure_ascii=False) + "\n"
-    with path.open("ab", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(line.encode("utf-8"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,12 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
+from neuroprune_fairseq.files import replacing  # noqa: E402
+
 # Okabe and Ito's palette, without its black and yellow; a marker for each as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+matplotlib.rcParams["text.parse_math"] = False  # a name with a $ is no formula
 
 
 def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
@@ -28,24 +30,28 @@ def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
     paths = []
     for suffix in ("png", "svg"):
         path = Path(f"{stem}.{suffix}")
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        figure.savefig(temporary, format=suffix, dpi=200, bbox_inches="tight")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=suffix, dpi=200, bbox_inches="tight")
         paths.append(path)
     plt.close(figure)
     return paths
 
 
 def short_module_name(name: str) -> str:
-    """'decoder.layers.3.encoder_attn' -> 'dec 3 cross'."""
-    stack, _, layer, module = name.split(".")[-4:]
+    """'decoder.layers.3.encoder_attn' -> 'dec 3 cross'; other names stay as they are."""
+    parts = name.split(".")[-4:]
+    if len(parts) < 4:
+        return name
+    stack, _, layer, module = parts
     return f"{stack[:3]} {layer} {'cross' if module == 'encoder_attn' else 'self'}"
 
 
 def _plot_bleu(axes: Axes, records: Sequence[dict[str, Any]]) -> None:
     """BLEU against heads kept, a point and a legend entry for each record."""
     for number, record in enumerate(records):
-        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        # Past the last colour the markers move on by one, so that no two look the same.
+        marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+        style = {"color": COLOURS[number % len(COLOURS)], "marker": marker}
         label = f"{record['label']} (sparsity {record['total_sparsity']:.2f})"
         axes.plot(record["heads_kept"], record["bleu"], linestyle="", label=label, **style)
     axes.set_xlim(-3, max(record["heads_total"] for record in records) + 3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from neuroprune_fairseq.figures import COLOURS, plt, save_figure
+from neuroprune_fairseq.files import replacing
 from neuroprune_fairseq.frontier.records import methods_in, settings_text
 
 # The same method looks the same in every picture; unknown ones take what is left.
@@ -225,8 +225,7 @@ def write_points(records: Sequence[Record], path: Path, edges: Sequence[float] =
     on_front = {id(record) for front in band_fronts(records, edges).values() for record in front}
     columns = "method seed heads_kept heads_total bleu valid_bleu total_sparsity attn_sparsity"
     columns = f"{columns} mlp_sparsity train_seconds".split()
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*columns, "settings", "valid_bleu_band", "on_front_of_band"])
         for record in records:
@@ -234,5 +233,4 @@ def write_points(records: Sequence[Record], path: Path, edges: Sequence[float] =
             text = "" if band is None else f"{edges[band]:g}-{edges[band + 1]:g}"
             row = [record.get(column, "") for column in columns]
             writer.writerow([*row, settings_text(record), text, int(id(record) in on_front)])
-    os.replace(temporary, path)
     return path

@@ -1,11 +1,20 @@
-"""How much a head matters to the loss, from gradients that training computes anyway."""
+"""How much heads and weights matter to the loss, from gradients that training computes anyway."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from neuroprune_fairseq.structure import AttentionBlock, attention_blocks, full_num_heads
+from neuroprune_fairseq.compact.cutting import Plan
+from neuroprune_fairseq.compact.optimizer import cut_like_parameters, trained_parameters
+from neuroprune_fairseq.sparsity import full_sizes
+from neuroprune_fairseq.structure import (
+    AttentionBlock,
+    attention_blocks,
+    full_num_heads,
+    mlp_blocks,
+    prunable_weights,
+)
 
 
 @torch.no_grad()
@@ -28,11 +37,11 @@ def gate_gradients(attention: AttentionBlock) -> Tensor:
     return product.view(-1, attention.num_heads, attention.head_dim).sum(dim=(0, 2))
 
 
-class GradientImportance:
-    """Running mean over updates of each head's squared gate gradient (Michel et al.'s proxy).
+class _SquaredGradients:
+    """Running mean over updates of some squared gradients.
 
-    Every update is divided by its mean over all heads, those that were cut out included as
-    0, so that loss scaling and the size of a batch do not decide which updates count.
+    Every update is divided by its mean, with 0 for what was cut out of the model, so that loss
+    scaling and the size of a batch do not decide which updates count.
     """
 
     def __init__(self, decay: float = 0.98, values: Tensor | None = None) -> None:
@@ -40,30 +49,44 @@ class GradientImportance:
 
         Args:
             decay: weight of the past at every update.
-            values: (all heads,), fp32, heads of all modules in forward order.
+            values: (n,), fp32, >= 0.
         """
         self.decay = decay
         self.values = values
 
+    @staticmethod
+    def gradients(model: nn.Module) -> Tensor:
+        """What is squared, from the gradients that the model holds now: (n,), fp32."""
+        raise NotImplementedError
+
+    @staticmethod
+    def full_size(model: nn.Module) -> int:
+        """How many they were before any were cut out of the model."""
+        raise NotImplementedError
+
+    @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the gradients that the model holds now."""
-        found = torch.cat([gate_gradients(block) for block in attention_blocks(model)]).square()
-        mean = found.sum() / full_num_heads(model)
+        found = self.gradients(model).square()
+        mean = found.sum() / self.full_size(model)
         # Not finite: an overflow that the optimizer will skip. No host synchronisation here.
         found = torch.where(torch.isfinite(mean) & (mean > 0), found / mean, 0.0)
         if self.values is None:
             self.values = found
         else:
-            self.values = self.values.to(found.device).lerp(found, 1.0 - self.decay)
+            self.values = self.values.to(found.device).lerp_(found, 1.0 - self.decay)
 
-    def keep_(self, kept_heads: Tensor) -> None:
-        """Forget the heads that were cut out of the model.
 
-        Args:
-            kept_heads: (all heads before,), bool.
-        """
-        if self.values is not None:
-            self.values = self.values[kept_heads.to(self.values.device)]
+class HeadImportance(_SquaredGradients):
+    """Each head's squared gate gradient (Michel et al.'s proxy), heads in forward order."""
+
+    @staticmethod
+    def gradients(model: nn.Module) -> Tensor:
+        return torch.cat([gate_gradients(block) for block in attention_blocks(model)])
+
+    @staticmethod
+    def full_size(model: nn.Module) -> int:
+        return full_num_heads(model)
 
     def of_modules(self, model: nn.Module) -> list[Tensor]:
         """The importance of every head, (heads,) per attention module in forward order."""
@@ -71,3 +94,68 @@ class GradientImportance:
         if self.values is None:
             return [torch.zeros(size) for size in sizes]
         return list(self.values.split(sizes))
+
+    def cut_(self, model: nn.Module, plan: Plan) -> None:
+        """Forget the heads that are going to be cut out of the model.
+
+        Args:
+            model: before the cut.
+            plan: what is kept.
+        """
+        if self.values is not None:
+            modules = zip(attention_blocks(model), self.of_modules(model))
+            self.values = torch.cat([values[plan[block.name]] for block, values in modules])
+
+
+class WeightImportance(_SquaredGradients):
+    """The squared gradient F of every prunable weight: the empirical Fisher information's diagonal.
+
+    To second order the loss rises by w^2 F / 2 when a weight w is zeroed (Optimal Brain
+    Damage, LeCun et al. 1989, with F in place of the Hessian's diagonal).
+    """
+
+    @staticmethod
+    def gradients(model: nn.Module) -> Tensor:
+        weights = _prunable_weights(model)
+        found = (torch.zeros_like(w) if w.grad is None else w.grad for w in weights)
+        return torch.cat([gradient.flatten().float() for gradient in found])
+
+    @staticmethod
+    def full_size(model: nn.Module) -> int:
+        return full_sizes(model)["total"]
+
+    @torch.no_grad()
+    def scores(self, model: nn.Module) -> list[Tensor]:
+        """w^2 F of every prunable weight: one fp32 tensor each, of its shape.
+
+        Attention modules come first, then MLPs, each in forward order. Before the first
+        update F is 1, so that magnitude decides.
+        """
+        weights = _prunable_weights(model)
+        squares = [weight.float().square() for weight in weights]
+        if self.values is None:
+            return squares
+        return [square * fisher for square, fisher in zip(squares, self._of_weights(weights))]
+
+    def _of_weights(self, weights: list[Tensor]) -> list[Tensor]:
+        pieces = self.values.to(weights[0].device).split([weight.numel() for weight in weights])
+        return [piece.view_as(weight) for piece, weight in zip(pieces, weights)]
+
+    def cut_(self, model: nn.Module, plan: Plan) -> None:
+        """Forget the weights that are going to be cut out of the model.
+
+        Args:
+            model: before the cut.
+            plan: what is kept.
+        """
+        if self.values is None:
+            return
+        names = {id(parameter): name for name, parameter in trained_parameters(model).items()}
+        weights = _prunable_weights(model)
+        values = dict(zip((names[id(w)] for w in weights), self._of_weights(weights)))
+        kept = cut_like_parameters(values, model, plan)
+        self.values = torch.cat([kept[name].flatten() for name in values if name in kept])
+
+
+def _prunable_weights(model: nn.Module) -> list[Tensor]:
+    return prunable_weights([*attention_blocks(model), *mlp_blocks(model)])

@@ -10,15 +10,13 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from fairseq.tasks.translation import TranslationConfig, TranslationTask
-from torch import Tensor
+from fairseq.tasks.translation import TranslationConfig
 
 from neuroprune_fairseq import compat
-from neuroprune_fairseq.compact.cutting import plan_of_pruned, shapes
+from neuroprune_fairseq.compact.cutting import Plan, plan_of_pruned, shapes
 from neuroprune_fairseq.compact.model import follow_checkpoint_
 from neuroprune_fairseq.compact.trainer import check_run, cut_trainer_
-from neuroprune_fairseq.structure import attention_blocks
+from neuroprune_fairseq.guarded_task import GuardedTask
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +65,11 @@ def with_original_numbers(
     return translated
 
 
-class ShrinkingTask(TranslationTask):
+class ShrinkingTask(GuardedTask):
     """Translation whose model may get smaller in training.
 
     Subclasses say when (:attr:`may_shrink`, and by calling :meth:`shrink_`) and override
-    :meth:`after_shrink_`.
+    :meth:`before_shrink_` and :meth:`after_shrink_`.
     """
 
     def __init__(self, cfg: ShrinkingConfig, src_dict, tgt_dict):
@@ -88,12 +86,11 @@ class ShrinkingTask(TranslationTask):
         """Whether nothing refers to heads that would be cut out."""
         return True
 
-    def after_shrink_(self, kept_heads: Tensor) -> None:
-        """The model was cut: make anew what refers to its weights or numbers its heads.
+    def before_shrink_(self, plan: Plan) -> None:
+        """The model is going to be cut: leave of what belongs to its parts what the plan keeps."""
 
-        Args:
-            kept_heads: (heads before,), bool, on the CPU: which of them are left.
-        """
+    def after_shrink_(self) -> None:
+        """The model was cut: make anew what refers to its weights."""
 
     # What fairseq calls.
 
@@ -118,18 +115,16 @@ class ShrinkingTask(TranslationTask):
         return with_original_numbers(records, numbers) if numbers else records
 
     def shrink_(self) -> None:
-        """With --shrink cut what is pruned out of the model, if there is anything."""
-        if not self.cfg.shrink or not self.may_shrink:
+        """Cut what is pruned out of the model, if there is anything."""
+        if not self.may_shrink:
             return
         model = self._trainer.get_model()
         plan, sizes = plan_of_pruned(model), shapes(model)
         if all(len(kept) == sizes[name] for name, kept in plan.items()):
             return
-        kept_heads = [torch.zeros(0, dtype=torch.bool)]
-        for block in attention_blocks(model):
-            kept_heads.append(torch.isin(torch.arange(block.num_heads), plan[block.name].cpu()))
+        self.before_shrink_(plan)
         cut_trainer_(self._trainer, plan)
         self.optimizer = self._trainer.optimizer
-        self.after_shrink_(torch.cat(kept_heads))
+        self.after_shrink_()
         left = sum(parameter.numel() for parameter in model.parameters())
         logger.info(f"cut out what is pruned: {left:,} parameters are left")

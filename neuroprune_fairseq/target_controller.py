@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from neuroprune_fairseq import sparsity
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.compact.cutting import Plan
+from neuroprune_fairseq.errors import check_choice, refuse
 from neuroprune_fairseq.head_selection import HEAD_CRITERIA, keep_heads_
-from neuroprune_fairseq.importance import GradientImportance
+from neuroprune_fairseq.importance import HeadImportance, WeightImportance
 from neuroprune_fairseq.pruning import prune_idle_neurons_
 from neuroprune_fairseq.structure import attention_blocks, full_num_heads
 from neuroprune_fairseq.targets import HeldZeros, Schedule, sparsify_
@@ -35,8 +36,7 @@ class Targets:
     merge: str = "out_proj"
 
     def __post_init__(self) -> None:
-        if self.head_criterion not in HEAD_CRITERIA:
-            refuse(f"--head-criterion {self.head_criterion} is none of {', '.join(HEAD_CRITERIA)}")
+        check_choice("--head-criterion", self.head_criterion, HEAD_CRITERIA)
         if self.heads is not None and self.heads < 1:
             refuse(f"--target-heads {self.heads} must be at least 1")
         for part, value in self.sparsities.items():
@@ -103,7 +103,8 @@ class TargetController:
         """Start afresh, or go on from the ``state`` of a checkpoint ({} for none)."""
         self.targets = targets
         self.schedule = schedule
-        self.importance = GradientImportance(values=state.get("importance"))
+        self._heads = HeadImportance(values=state.get("head_importance"))
+        self._weights = WeightImportance(values=state.get("weight_importance"))
         self._start: dict[str, float] = state.get("start", {})
         self._held: HeldZeros | None = None
         self._replaced: dict[str, dict[int, Any]] = state.get("replaced", {})
@@ -112,7 +113,9 @@ class TargetController:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to be the same run."""
         return {
-            "importance": self.importance.values,
+            "head_importance": self._heads.values,
+            "weight_importance": self._weights.values,
+            "schedule": asdict(self.schedule),
             "start": self._start,
             "finished": self.finished,
             "replaced": self._replaced,  # since the last epoch's record
@@ -124,16 +127,24 @@ class TargetController:
             found = sparsity.measure(model)
             self._start = {part: found[f"{part}_sparsity"] for part in PARTS}
             self._start["heads"] = found["heads_kept"]
+        self.hold_(model)
+
+    def hold_(self, model: nn.Module) -> None:
+        """From now on hold the zeros that are there, if a sparsity is asked for."""
         if self.targets.sparsities:
             self._held = HeldZeros(model)
 
     def before_update_(self, model: nn.Module) -> None:
-        """Measure importance while there are heads to choose."""
-        if self.targets.heads is not None and not self.finished:
-            self.importance.update(model)
+        """Measure importance while there is something to choose."""
+        if self.finished:
+            return
+        if self.targets.heads is not None:
+            self._heads.update(model)
+        if self.targets.sparsities:
+            self._weights.update(model)
 
     def after_update_(self, model: nn.Module, num_updates: int) -> bool:
-        """Hold zeros and, when the schedule says so, make more.
+        """Hold zeros and, when the schedule says so, make more (then :meth:`hold_` them).
 
         Args:
             model: with fp32 parameters (precision.master_weights).
@@ -144,8 +155,10 @@ class TargetController:
         """
         if self._held is not None:
             self._held.zero_()
-        self.finished = num_updates >= self.schedule.end
-        if not self.schedule.acts(num_updates):
+        was_finished, self.finished = self.finished, num_updates >= self.schedule.end
+        # Not only at the end itself: with more workers a resumed run may be past it.
+        ends = self.finished and not was_finished
+        if not (ends or self.schedule.acts(num_updates)):
             return False
         progress = self.schedule.progress(num_updates)
         self._remove_heads_(model, progress)
@@ -153,21 +166,19 @@ class TargetController:
             prune_idle_neurons_(model)  # before the count of zeros
         for part, goal in self.targets.sparsities.items():
             start = self._start[part]
-            sparsify_(model, part, start + (goal - start) * progress)
-        if self.targets.sparsities:
-            self._held = HeldZeros(model)
+            share = start + (goal - start) * progress
+            sparsify_(model, part, share, self._weights.scores(model))
         return True
 
-    def after_shrink_(self, model: nn.Module, kept_heads: Tensor) -> None:
-        """Go on with a model that was cut.
+    def before_shrink_(self, model: nn.Module, plan: Plan) -> None:
+        """Forget the importance of what is going to be cut out; :meth:`hold_` the rest then.
 
         Args:
-            model: after the cut.
-            kept_heads: (heads before,), bool, which of them it still has.
+            model: before the cut.
+            plan: what is kept.
         """
-        self.importance.keep_(kept_heads)
-        if self.targets.sparsities:
-            self._held = HeldZeros(model)
+        self._heads.cut_(model, plan)
+        self._weights.cut_(model, plan)
 
     def _remove_heads_(self, model: nn.Module, progress: float) -> None:
         if self.targets.heads is None:
@@ -175,7 +186,7 @@ class TargetController:
         surplus = self._start["heads"] - self.targets.heads
         keep = self.targets.heads + round(surplus * (1.0 - progress))
         records = keep_heads_(
-            model, keep, self.targets.head_criterion, self.importance, self.targets.merge
+            model, keep, self.targets.head_criterion, self._heads, self.targets.merge
         )
         for record in records:
             self._replaced.setdefault(record["module"], {}).update(record["replaced"])

@@ -5,12 +5,11 @@
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
 from omegaconf import II
 
-from neuroprune_fairseq.errors import refuse
-from neuroprune_fairseq.head_selection import HEAD_CRITERIA
+from neuroprune_fairseq import workers
+from neuroprune_fairseq.errors import check_choice, refuse
 from neuroprune_fairseq.precision import master_weights
 from neuroprune_fairseq.proximal import proximal_step_
 from neuroprune_fairseq.pruning import (
@@ -36,7 +35,7 @@ class TranslationNeuropruneConfig(PruningTaskConfig):
             "and removed (default: no head is removed)"
         },
     )
-    head_merge: ChoiceEnum(MERGES) = field(
+    head_merge: str = field(
         default="out_proj",
         metadata={
             "help": "what a removed head leaves to the head that replaces it: out_proj adds its "
@@ -66,7 +65,7 @@ class TranslationNeuropruneConfig(PruningTaskConfig):
     target_interval: int = field(
         default=10, metadata={"help": "updates between two steps towards the targets"}
     )
-    head_criterion: ChoiceEnum(HEAD_CRITERIA) = field(
+    head_criterion: str = field(
         default="both",
         metadata={
             "help": "which heads go to reach --target-heads: redundancy (the closest first, as in "
@@ -74,9 +73,9 @@ class TranslationNeuropruneConfig(PruningTaskConfig):
             "scaled by the distance to the nearest other head)"
         },
     )
-    max_epoch: int = II("optimization.max_epoch")
-    max_update: int = II("optimization.max_update")
     update_freq: Any = II("optimization.update_freq")
+    memory_efficient_fp16: bool = II("common.memory_efficient_fp16")
+    memory_efficient_bf16: bool = II("common.memory_efficient_bf16")
 
 
 @register_task("translation_neuroprune", dataclass=TranslationNeuropruneConfig)
@@ -93,34 +92,50 @@ class TranslationNeuropruneTask(PruningTask):
         threshold = cfg.head_distance_threshold
         if threshold is not None and not threshold >= 0:
             refuse(f"--head-distance-threshold {threshold} is not a distance; it must be >= 0")
+        check_choice("--head-merge", cfg.head_merge, MERGES)
         self._targets = Targets(
             heads=cfg.target_heads,
             attn=cfg.target_attn_sparsity,
             mlp=cfg.target_mlp_sparsity,
             total=cfg.target_sparsity,
-            head_criterion=str(cfg.head_criterion),
-            merge=str(cfg.head_merge),
+            head_criterion=cfg.head_criterion,
+            merge=cfg.head_merge,
         )
         if cfg.shrink and str(cfg.head_merge) == "fc1":
             refuse("--shrink excludes --head-merge fc1, which needs all heads in their places")
         if threshold is not None and self._targets.heads is not None:
             refuse("--target-heads finds the threshold itself; drop --head-distance-threshold")
         self._controller: Optional[TargetController] = None
-        self._restored: dict[str, Any] = {}
+        self._controller_state: dict[str, Any] = {}
         self._pruned: Optional[Pruned] = None
 
     def start_(self) -> None:
         self._pruned = Pruned(self.model)
+        half = self.cfg.memory_efficient_fp16 or self.cfg.memory_efficient_bf16
+        if half and getattr(self._criterion, "shrinks", False):
+            refuse(
+                "--penalty-solver proximal needs fp32 weights, its steps are too small for others; "
+                "use --fp16, --bf16 or --amp in place of --memory-efficient-fp16 or -bf16"
+            )
         if self._targets:
+            self.refuse_patience()
             if self._controller is None:
-                schedule = self._schedule()
                 self._targets.check(self.model)
-                self._controller = TargetController(self._targets, schedule, self._restored)
+                self._controller = TargetController(
+                    self._targets, self._schedule(), self._controller_state
+                )
+                self._controller_state = {}
             self._controller.start_(self.model)
             self._release_when_finished()
 
     def _schedule(self) -> Schedule:
-        """From a tenth of the run to --target-update, by default two thirds of it."""
+        """From a tenth of the run to --target-update, by default two thirds of it.
+
+        A resumed run keeps the schedule that it began with, unless it now has more or fewer
+        updates to go.
+        """
+        if self._controller_state.get("batches") == self._batches():
+            return Schedule(**self._controller_state["schedule"])
         length = total_updates(
             len(self._train_iterator),
             list(self.cfg.update_freq),
@@ -133,6 +148,12 @@ class TranslationNeuropruneTask(PruningTask):
         if not 1 <= end <= length:
             refuse(f"--target-update {end} must be within the run's {length} updates")
         return Schedule(min(length // 10, end - 1), end, max(1, self.cfg.target_interval))
+
+    def _batches(self) -> list[int]:
+        """What the number of updates depends on, apart from the corpus."""
+        shards = self._train_iterator.num_shards
+        flags = (self.cfg.max_epoch, self.cfg.max_update, self.cfg.target_update or 0)
+        return [*flags, *(shards * freq for freq in self.cfg.update_freq)]
 
     def before_update_(self) -> None:
         if self._controller:
@@ -148,6 +169,8 @@ class TranslationNeuropruneTask(PruningTask):
             if self._pruned:
                 self._pruned.zero_()
             if self._controller and self._controller.after_update_(self.model, self.num_updates):
+                workers.follow_first_(self.model.parameters())
+                self._controller.hold_(self.model)
                 self._pruned = Pruned(self.model)
         if self._controller:
             self._release_when_finished()
@@ -177,20 +200,24 @@ class TranslationNeuropruneTask(PruningTask):
             return {}
         with master_weights(self.optimizer):
             modules = eliminate_redundant_heads(
-                self.model, self.cfg.head_distance_threshold, str(self.cfg.head_merge)
+                self.model, self.cfg.head_distance_threshold, self.cfg.head_merge
             )
         self._pruned = Pruned(self.model)
         return {"modules": modules}
 
-    def after_shrink_(self, kept_heads):
+    def before_shrink_(self, plan):
+        if self._controller:
+            self._controller.before_shrink_(self.model, plan)
+
+    def after_shrink_(self):
         self._pruned = Pruned(self.model)
         if self._controller:
-            self._controller.after_shrink_(self.model, kept_heads)
+            self._controller.hold_(self.model)
 
-    def get_checkpoint_dict(self):
-        inherited = super().get_checkpoint_dict()  # first: it may end the epoch
-        state = self._controller.state_dict() if self._controller else self._restored
-        return {**inherited, type(self).__name__: state} if state else inherited
+    def own_state(self):
+        if self._controller is None:
+            return {}
+        return {**self._controller.state_dict(), "batches": self._batches()}
 
-    def set_checkpoint_dict(self, state):
-        self._restored = state
+    def restore_(self, state):
+        self._controller_state = state

@@ -13,10 +13,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from one_line_parser import OneLineParser
+
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     """Read the command line; what is unknown goes to fairseq-generate."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="evaluate.sh",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -81,18 +83,20 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     # After the command line, since this takes seconds.
     from neuroprune_fairseq.errors import refuse
-    from neuroprune_fairseq.evaluation import GenerationSettings, append_line, evaluate
+    from neuroprune_fairseq.evaluation import GenerationSettings, evaluate
+    from neuroprune_fairseq.results import append_line, check_results
 
     settings = GenerationSettings(
         args.subset, args.beam, args.lenpen, args.batch_size, tuple(flags)
     )
     checkpoint = Path(args.checkpoint)
+    results = Path(args.results) if args.results else checkpoint.parent / "results.jsonl"
+    check_results(results)
     record = {"label": args.label or checkpoint.resolve().parent.name}
     record |= evaluate(checkpoint, args.data, settings, args.tolerance)
     taken = sorted(args.fields.keys() & record.keys())
     if taken:
         refuse(f"--field {taken[0]}: the line has an entry of this name already")
-    results = Path(args.results) if args.results else checkpoint.parent / "results.jsonl"
     append_line(results, record | args.fields)
     print(
         f"{record['label']}: BLEU {record['bleu']:.2f}, {record['heads_kept']} of "

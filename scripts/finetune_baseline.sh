@@ -87,10 +87,7 @@ for name in heads-to-keep dsp-mode score-lr score-clip-ratio cooldown-updates l0
     die "--method $method needs --$name; see $TOOL --help"
   fi
 done
-case ${dsp_mode:-joint} in
-  joint | pipelined | straight-through) ;;
-  *) die "--dsp-mode must be joint, pipelined or straight-through, not '$dsp_mode'" ;;
-esac
+[ -z "$dsp_mode" ] || check_choice dsp-mode joint pipelined straight-through
 
 source "$here/environment.sh"
 source "$here/training.sh"

@@ -21,7 +21,7 @@ option target-heads K "" "end with exactly K heads; the penalties and theta defa
 option target-sparsity S "" "end with this share of zeros among the q, k, v, fc1, fc2 weights (or --target-attn-sparsity, --target-mlp-sparsity)"
 option head-merge WAY out_proj "what a removed head leaves to its dominator: out_proj, fc1 or none"
 option near-zero EPSILON 1e-4 "epsilon, a weight below it counts as missing in R_mlp"
-option penalty-solver NAME subgradient "how the penalties act"
+option penalty-solver NAME subgradient "how the penalties act: subgradient or proximal"
 option epochs N 15 "length of the training"
 option lr RATE 5e-4 "peak learning rate, inverse square root schedule"
 option warmup-updates N 200 "updates until the peak"
@@ -59,6 +59,8 @@ mlp_penalty_weight=${mlp_penalty_weight:-0.05}
 head_distance_threshold=${head_distance_threshold:-0.2}
 for name in epochs warmup-updates max-tokens; do check_count "$name"; done
 for name in lr seed attn-penalty-weight mlp-penalty-weight near-zero; do check_number "$name"; done
+check_choice head-merge out_proj fc1 none
+check_choice penalty-solver subgradient proximal
 
 pruning=(--attn-penalty-weight "$attn_penalty_weight" --mlp-penalty-weight "$mlp_penalty_weight"
   --near-zero "$near_zero" --penalty-solver "$penalty_solver" --head-merge "$head_merge"

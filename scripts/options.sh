@@ -159,10 +159,38 @@ check_number() {
     die "--$1 must be a number of at least 0, not '${!variable}'"
 }
 
+# check_choice NAME CHOICE...: the option's value must be one of the choices.
+check_choice() {
+  local variable choice
+  variable=$(variable_of "$1")
+  for choice in "${@:2}"; do
+    [ "${!variable}" != "$choice" ] || return 0
+  done
+  die "--$1 must be one of ${*:2}, not '${!variable}'"
+}
+
+# any_file FOLDER PATTERN: whether the folder has a file of that name.
+any_file() {
+  local file
+  for file in "$1"/$2; do
+    [ ! -e "$file" ] || return 0
+  done
+  return 1
+}
+
+# put FILE TEXT OPTION: writes a file under a temporary name, then renames it; OPTION is what
+# the user gave, for the message.
+put() {
+  { printf '%s\n' "$2" >"$1.new" && mv "$1.new" "$1"; } 2>/dev/null || {
+    rm -f "$1.new"
+    die "$3 cannot be written to; make room there or name another folder"
+  }
+}
+
 # check_corpus: --data must be a folder with fairseq's dictionaries and binarised text.
 check_corpus() {
   [ -d "$data" ] || die "--data $data: no such folder; scripts/prepare.sh makes one"
-  if ! compgen -G "$data/dict.*.txt" >/dev/null || ! compgen -G "$data/train.*.idx" >/dev/null; then
+  if ! any_file "$data" 'dict.*.txt' || ! any_file "$data" 'train.*.idx'; then
     die "--data $data holds no prepared corpus (dict.*.txt, train.*.idx); scripts/prepare.sh makes one"
   fi
 }

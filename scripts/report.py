@@ -1,16 +1,17 @@
-"""Print a results file of evaluate.sh as one table and, with --picture, draw it."""
+"""Print results files of evaluate.sh as one table and, with --picture, draw it."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
 
+from one_line_parser import OneLineParser
+
 
 def main() -> None:
-    """Command line: ``report.py --results FILE [--picture STEM]``."""
-    parser = argparse.ArgumentParser(prog="report.py", description=__doc__)
-    parser.add_argument("--results", required=True, metavar="FILE", help="JSON Lines")
+    """Command line: ``report.py --results FILE… [--picture STEM]``."""
+    parser = OneLineParser(prog="report.py", description=__doc__)
+    parser.add_argument("--results", required=True, nargs="+", metavar="FILE", help="JSON Lines")
     parser.add_argument("--picture", metavar="STEM", help="writes STEM.png and STEM.svg")
     args = parser.parse_args()
     if args.picture and not Path(args.picture).parent.is_dir():
@@ -18,14 +19,16 @@ def main() -> None:
 
     # fairseq logs advice when it is imported, which would stand before our one line.
     logging.basicConfig(level=logging.WARNING)
+    from neuroprune_fairseq.errors import refusing
     from neuroprune_fairseq.results import format_table, read_records
 
-    records = read_records(args.results)
+    records = [record for path in args.results for record in read_records(path)]
     print(format_table(records))
     if args.picture:
         from neuroprune_fairseq.figures import draw_overview
 
-        print("Picture:", *draw_overview(records, args.picture))
+        with refusing(f"--picture {args.picture} cannot be written", OSError):
+            print("Picture:", *draw_overview(records, args.picture))
 
 
 if __name__ == "__main__":

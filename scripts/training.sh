@@ -21,18 +21,18 @@ quoted() {
 # claim_save_dir COMMAND: makes $save_dir this command's, or stops.
 claim_save_dir() {
   local kept=$save_dir/command.txt
-  mkdir -p "$save_dir" 2>/dev/null || die "--save-dir $save_dir cannot be made"
-  exec 9>"$save_dir/.lock"
+  mkdir -p "$save_dir" 2>/dev/null || die "--save-dir $save_dir cannot be made; name another folder"
+  { exec 9>"$save_dir/.lock"; } 2>/dev/null ||
+    die "--save-dir $save_dir cannot be written to; name another folder"
   if command -v flock >/dev/null && ! flock -n 9; then
-    die "--save-dir $save_dir: another training is running there"
+    die "--save-dir $save_dir: another training is running there; wait for it or name a new folder"
   fi
-  if [ -e "$save_dir/checkpoint_last.pt" ] || [ -e "$save_dir/finished.json" ]; then
+  if any_file "$save_dir" 'checkpoint*.pt' || [ -e "$save_dir/finished.json" ]; then
     [ "$(cat "$kept" 2>/dev/null)" = "$1" ] ||
       die "--save-dir $save_dir holds another command's results (see command.txt there);" \
         "name a new folder, or remove that one"
   fi
-  printf '%s\n' "$1" >"$kept.new"
-  mv "$kept.new" "$kept"
+  put "$kept" "$1" "--save-dir $save_dir"
 }
 
 # Progress and validation lines of fairseq's log; the rest is in train.log only.
@@ -40,22 +40,35 @@ progress_lines() {
   grep --line-buffered -E '\| (train|train_inner|valid) \||\| epoch [0-9]+ \||done training' || true
 }
 
-# run_fairseq_train ARGUMENT...: on a terminal fairseq draws its progress bar on stderr, else
-# stderr (so: what went wrong) goes into the log, too.
+# run_fairseq_train ARGUMENT...: sets $why to the last line of what went wrong. On a terminal
+# fairseq draws its progress bar on stderr; else stderr goes into the log when all is over.
+#
+# NEUROPRUNE_LAUNCH, words between spaces, starts NEUROPRUNE_WORKERS workers in place of one
+# interpreter (see train.sbatch). Neither is part of the command that is kept: a run may go on
+# with another number of workers.
 run_fairseq_train() {
-  local log=$save_dir/train.log
+  local status=0 log=$save_dir/train.log errors=$save_dir/errors.txt launch=("$PYTHON")
+  if [ -n "${NEUROPRUNE_LAUNCH:-}" ]; then
+    read -r -a launch <<<"$NEUROPRUNE_LAUNCH"
+    set -- "$@" --distributed-world-size "${NEUROPRUNE_WORKERS:?is how many are launched}"
+  fi
   # No modules from the folder in which the user happens to be.
   local -x PYTHONSAFEPATH=1
+  why=""
   if [ -t 2 ]; then
-    "$PYTHON" -m fairseq_cli.train "$@" | tee -a "$log" | progress_lines
-  else
-    "$PYTHON" -m fairseq_cli.train "$@" 2> >(tee -a "$log" >&2) | tee -a "$log" | progress_lines
+    "${launch[@]}" -m fairseq_cli.train "$@" | tee -a "$log" | progress_lines
+    return
   fi
+  "${launch[@]}" -m fairseq_cli.train "$@" 2>"$errors" | tee -a "$log" | progress_lines || status=$?
+  cat "$errors" >>"$log" || true
+  why=$(grep . "$errors" | tail -n 1 || true)
+  rm -f "$errors"
+  return "$status"
 }
 
 # train DATA ARGUMENT...: the whole of it; $save_dir and $rest come from the options.
 train() {
-  local command status=0
+  local command times status=0
   command="fairseq-train $(quoted "$1") --user-dir \"\$(neuroprune-user-dir)\" $(quoted \
     "${@:2}" --save-dir "$save_dir" ${rest[@]+"${rest[@]}"})"
   claim_save_dir "$command"
@@ -65,32 +78,32 @@ train() {
   fi
   SECONDS=0
   # An interrupted session counts, too.
-  trap 'echo "$SECONDS" >>"$save_dir/seconds.txt"' EXIT
+  trap note_seconds EXIT
   run_fairseq_train "$1" --user-dir "$ROOT/neuroprune_fairseq" "${@:2}" \
     --save-dir "$save_dir" ${rest[@]+"${rest[@]}"} || status=$?
   trap - EXIT
-  echo "$SECONDS" >>"$save_dir/seconds.txt"
+  note_seconds
   [ "$status" = 0 ] ||
-    die "fairseq-train failed (exit status $status); its log is $save_dir/train.log"
-  awk '{ all += $1 } END { printf "{\"train_seconds\": %d, \"sessions\": %d}\n", all, NR }' \
-    "$save_dir/seconds.txt" >"$save_dir/finished.json.new"
-  mv "$save_dir/finished.json.new" "$save_dir/finished.json"
+    die "fairseq-train failed (exit status $status)${why:+: $why}; its log is $save_dir/train.log"
+  times=$(awk '{ all += $1 } END { printf "{\"train_seconds\": %d, \"sessions\": %d}", all, NR }' \
+    "$save_dir/seconds.txt" 2>/dev/null) || die "$save_dir/seconds.txt cannot be read"
+  put "$save_dir/finished.json" "$times" "--save-dir $save_dir"
+}
+
+note_seconds() {
+  { echo "$SECONDS" >>"$save_dir/seconds.txt"; } 2>/dev/null || true
 }
 
 # finetune TASK CRITERION ARGUMENT...: trains from $pretrained; the rest of what
 # finetune_neuroprune.sh and finetune_baseline.sh share comes from their options.
 finetune() {
-  local model
-  if [ -n "$arch" ]; then
-    model=(--arch "$arch" --share-all-embeddings)
-  else
-    read -r -a model <<<"$("$PYTHON" "$here/model_flags.py" --checkpoint "$pretrained")"
-    [ "${#model[@]}" -gt 0 ] || exit 2
-  fi
-  if [ -n "$dropout" ]; then
-    check_number dropout
-    model+=(--dropout "$dropout")
-  fi
+  local word model=()
+  [ -z "$dropout" ] || check_number dropout
+  while IFS= read -r -d '' word; do
+    model+=("$word")
+  done < <("$PYTHON" "$here/model_flags.py" --checkpoint "$pretrained" ${arch:+--arch "$arch"})
+  [ "${#model[@]}" -gt 0 ] || exit 2 # model_flags.py has said why
+  [ -z "$dropout" ] || model+=(--dropout "$dropout")
   train "$data" \
     --task "$1" "${model[@]}" --finetune-from-model "$pretrained" \
     --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.0 --weight-decay 0.0001 \

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bad_input_commands import limited_disk
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import train
@@ -54,19 +55,6 @@ def test_model_flags_build_the_same_model_again(saved, corpus, tmp_path):
     saved_model = vars(state["cfg"]["model"])
     for name in ("activation_fn", "encoder_normalize_before", "share_all_embeddings", "dropout"):
         assert getattr(cfg.model, name) == saved_model[name], name
-
-
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 torn"])
-def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path, content):
-    (tmp_path / "c.pt").write_bytes(content)
-    with pytest.raises(SystemExit, match=r"c\.pt is damaged[^\n]*$"):
-        checkpoint.read_checkpoint(tmp_path / "c.pt")
-
-
-def test_a_file_that_is_no_fairseq_checkpoint_is_refused_in_one_line(tmp_path):
-    torch.save({"weights": torch.ones(2)}, tmp_path / "c.pt")
-    with pytest.raises(SystemExit, match=r"c\.pt is no checkpoint of fairseq-train"):
-        checkpoint.read_checkpoint(tmp_path / "c.pt")
 
 
 def test_the_copy_for_a_tolerance_zeroes_small_prunable_weights_and_nothing_else(
@@ -121,18 +109,28 @@ def test_bleu_is_case_sensitive_and_its_lowercased_twin_is_not():
 
 def test_each_record_is_one_line_and_reading_returns_them_in_order(tmp_path):
     path = tmp_path / "new" / "results.jsonl"
-    records = [{"label": "ä\n", "bleu": 1.5}, {"label": "b", "bleu": 2}]
+    records = [{**RECORD, "label": "ä\n"}, {**RECORD, "label": "b"}]
     for record in records:
-        evaluation.append_line(path, record)
+        results.append_line(path, record)
     assert len(path.read_text(encoding="utf-8").splitlines()) == 2
     assert results.read_records(path) == records
 
 
-@pytest.mark.parametrize("text", ["", "\n", '{"bleu": 1}\n{"bleu"', "[1]\n", '{"other": 1}\n'])
-def test_empty_or_damaged_results_are_refused_in_one_line(tmp_path, text):
-    (tmp_path / "r.jsonl").write_text(text)
-    with pytest.raises(SystemExit, match=r"r\.jsonl[^\n]*$"):
-        results.read_records(tmp_path / "r.jsonl")
+def test_a_full_disk_leaves_a_results_file_as_it_was(tmp_path):
+    path = tmp_path / "results.jsonl"
+    results.append_line(path, {**RECORD, "label": "a"})
+    before = path.read_bytes()
+    with limited_disk(len(before) + 10), pytest.raises(SystemExit, match="cannot be written"):
+        results.append_line(path, {**RECORD, "label": "b"})
+    assert path.read_bytes() == before
+
+
+def test_translations_made_in_another_way_get_another_name():
+    plain, other = evaluation.GenerationSettings(), evaluation.GenerationSettings(beam=1)
+    assert plain.suffix() == "generate-test"
+    assert other.suffix() == "generate-test.beam-1"
+    flags = {evaluation.GenerationSettings(flags=(flag,)).suffix() for flag in ("--cpu", "--fp16")}
+    assert len(flags) == 2
 
 
 RECORD = {

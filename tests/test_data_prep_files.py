@@ -124,22 +124,6 @@ def test_prepare_script_runs_a_corpus_with_the_interpreter_that_is_named(tmp_pat
     assert (tmp_path / "toy/train.de-en.de.bin").stat().st_size > 0
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--corpus", "wmt99", "--out", "x"], "--corpus wmt99 is unknown: choose toy, multi30k"),
-        (["--out", "x"], "--corpus is missing"),
-        (["--corpus"], "--corpus needs a name"),
-    ],
-)
-def test_prepare_script_names_the_corpora_in_one_line(words, message):
-    command = ["bash", str(ROOT / "scripts/prepare.sh"), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
 def test_prepare_script_has_help():
     command = ["bash", str(ROOT / "scripts/prepare.sh"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -97,7 +97,8 @@ def test_the_run_kept_one_line_for_each_epoch(runs):
 
 
 def test_translations_are_kept_beside_the_checkpoint(runs):
-    text = (runs / "pruned" / "checkpoint_last.generate-test.txt").read_text(encoding="utf-8")
+    [path] = (runs / "pruned").glob("checkpoint_last.generate-test.beam-2.flags-*.txt")
+    text = path.read_text(encoding="utf-8")
     assert text.count("\nH-") == TEST_PAIRS
     assert "▁" not in "".join(line for line in text.splitlines() if line.startswith("H-"))
 

@@ -10,7 +10,7 @@ import torch
 from fairseq import options
 from fairseq_cli import train
 
-from neuroprune_fairseq.checkpoint import read_checkpoint
+from neuroprune_fairseq.checkpoint import load_model_and_task, read_checkpoint
 from neuroprune_fairseq.compact import cutting
 from neuroprune_fairseq.compact.command import main as compact_main
 from neuroprune_fairseq.compact.files import model_of
@@ -76,9 +76,8 @@ def pruned(corpus, tmp_path_factory):
 
 def compare_with_engine(path, corpus, folder, sentences=20):
     """Export by hand and compare translations: (share of same ones, largest score difference)."""
-    from neuroprune_fairseq.export.command import _load
-
-    model, task = _load(str(path), str(corpus))
+    model, task = load_model_and_task(path, corpus)
+    model.float().eval()
     task.load_dataset("test")
     settings = read_checkpoint(path)["cfg"]["model"]
     source, target = task.source_dictionary, task.target_dictionary
@@ -178,21 +177,6 @@ def refused(arguments, capsys):
     message = capsys.readouterr().err if isinstance(left.value.code, int) else left.value.code
     assert left.value.code
     return message
-
-
-def test_wrong_input_gets_one_line_that_names_it(corpus, pruned, tmp_path, capsys):
-    existing = tmp_path / "existing"
-    existing.mkdir()
-    out = tmp_path / "out"
-    assert "--overwrite" in refused([pruned, existing], capsys)
-    assert "OUT_DIR" in refused([pruned, tmp_path / "no" / "out"], capsys)
-    assert "--subset nope" in refused([pruned, out, "--subset", "nope"], capsys)
-    assert "--data" in refused([pruned, out, "--data", tmp_path / "gone"], capsys)
-    assert "--sentences" in refused([pruned, out, "--sentences", "0"], capsys)
-    spm = ["--sentencepiece-model", tmp_path / "gone"]
-    assert "--sentencepiece-model" in refused([pruned, out, *spm], capsys)
-    assert "no such checkpoint" in refused([tmp_path / "gone.pt", out], capsys)
-    assert sorted(tmp_path.iterdir()) == [existing]
 
 
 def test_an_engine_that_is_not_installed_is_named(pruned, tmp_path, capsys, monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import random
 
-import pytest
 from test_frontier import refusal, result, write
 
 from neuroprune_fairseq import frontier_figures as figures
@@ -74,22 +73,3 @@ def test_plot_writes_png_svg_and_the_points_and_overwrites_only_if_asked(tmp_pat
     arguments = ["plot", str(path), "--out", str(out)]
     assert "pic.png exists; --overwrite replaces it" in refusal(command.main, arguments)
     command.main([*arguments, "--overwrite"])
-
-
-def test_plot_refuses_before_it_writes(tmp_path):
-    good = str(write(tmp_path / "r", [result()]))
-    nowhere = ["plot", good, "--out", str(tmp_path / "no" / "pic")]
-    assert "is no folder that can be written to" in refusal(command.main, nowhere)
-    empty = str(write(tmp_path / "empty", []))
-    plot = ["plot", good, empty, "--out", str(tmp_path / "pic")]
-    assert "empty is empty" in refusal(command.main, plot)
-    one_edge = ["plot", good, "--out", str(tmp_path / "pic"), "--bands", "30"]
-    assert "at least two edges" in refusal(command.main, one_edge)
-    assert not list(tmp_path.glob("pic*"))
-
-
-@pytest.mark.parametrize("arguments", [["plot", "r"], ["plot", "r", "--out", "x", "--bands", "a"]])
-def test_wrong_options_of_plot_are_named(arguments, capsys):
-    with pytest.raises(SystemExit):
-        command.main(arguments)
-    assert "--" in capsys.readouterr().err.splitlines()[-1]

@@ -257,6 +257,14 @@ def test_a_storage_that_cannot_be_opened_is_refused(study, url):
     assert "--storage cannot be opened" in refusal(study, url=url)
 
 
+def test_half_a_line_that_a_full_disk_left_in_the_journal_is_cut(queue, tmp_path):
+    work(queue("heads-to-keep=12"))
+    with (tmp_path / "study.journal").open("a") as journal:
+        journal.write('{"op_code": 4, "half')
+    assert len(work(queue()).ran) == 2
+    assert work(queue()).ran == []
+
+
 def test_a_damaged_journal_is_refused(study, tmp_path):
     study()
     journal = tmp_path / "study.journal"

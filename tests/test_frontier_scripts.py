@@ -10,11 +10,8 @@ import threading
 import time
 
 import pytest
-import torch
-from test_frontier import refusal
 from test_frontier_run import ROOT, experiment, results
 
-from neuroprune_fairseq.frontier import command
 from neuroprune_fairseq.frontier.runner import (
     Run,
     RunFailedError,
@@ -165,41 +162,3 @@ def test_a_killed_command_goes_on_and_repeats_nothing(tmp_path, scripts, corpus,
     assert "1 of 2 runs, about" in errors
     assert len(results(tmp_path / "out")) == 2
     assert calls(tmp_path).count("evaluate test") == 2
-
-
-def test_what_is_no_checkpoint_is_refused_before_anything_is_made(tmp_path, scripts, corpus):
-    torch.save({"weights": 1}, tmp_path / "other.pt")
-    (tmp_path / "text.pt").write_text("hello")
-    fixed = ["--data", str(corpus), "--out", str(tmp_path / "out"), "--scripts", str(scripts)]
-    fixed = ["run", "--method", "dsp", "--grid", "heads-to-keep=6", *fixed, "--pretrained"]
-    for name, message in (
-        ("other.pt", "is no checkpoint of fairseq-train"),
-        ("text.pt", "no checkpoint"),
-        ("missing.pt", "no such checkpoint"),
-    ):
-        assert message in refusal(command.main, [*fixed, str(tmp_path / name)])
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_out_that_cannot_be_written_is_refused(tmp_path, scripts, corpus, pretrained):
-    (tmp_path / "file").touch()
-    arguments = ["run", "--method", "dsp", "--grid", "heads-to-keep=6", "--data", str(corpus)]
-    arguments += ["--pretrained", str(pretrained), "--scripts", str(scripts), "--out"]
-    assert "cannot be made" in refusal(command.main, [*arguments, str(tmp_path / "file")])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--method", "magic"], "--method: invalid choice: 'magic'"),
-        (["--method", "dsp", "--grid", "x=1", "--trials", "3"], "not allowed with"),
-        (["--method", "dsp", "--trials", "0"], "--trials: 0 must be a whole number above 0"),
-        (["--method", "dsp", "--trials", "3", "--seeds", "1,1"], "must be different numbers"),
-        (["--method", "dsp", "--trials", "3", "--tolerance", "nan"], "--tolerance: nan must be"),
-    ],
-)
-def test_wrong_options_are_named_in_one_line(arguments, message, capsys):
-    required = ["--data", "d", "--pretrained", "p", "--out", "o"]
-    with pytest.raises(SystemExit):
-        command.main(["run", *required, *arguments])
-    assert message in capsys.readouterr().err.splitlines()[-1]

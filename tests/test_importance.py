@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
-from neuroprune_fairseq.compact import compact
-from neuroprune_fairseq.importance import GradientImportance, gate_gradients
-from neuroprune_fairseq.pruning import zero_heads_
-from neuroprune_fairseq.structure import attention_blocks
+from neuroprune_fairseq.compact.cutting import cut_, plan_of_pruned
+from neuroprune_fairseq.importance import HeadImportance, WeightImportance, gate_gradients
+from neuroprune_fairseq.pruning import zero_heads_, zero_neurons_
+from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 
 def loss_of(model, sample):
@@ -46,7 +48,7 @@ def test_loss_scaling_does_not_change_what_is_important(build_model):
     values = []
     for scale in (1.0, 1024.0):
         set_gradients(model, scale)
-        importance = GradientImportance()
+        importance = HeadImportance()
         importance.update(model)
         values.append(importance.values)
     assert torch.allclose(values[0], values[1])
@@ -55,7 +57,7 @@ def test_loss_scaling_does_not_change_what_is_important(build_model):
 
 def test_the_past_fades_at_the_decay(build_model):
     model = build_model()
-    importance = GradientImportance(decay=0.75, values=torch.zeros(108))
+    importance = HeadImportance(decay=0.75, values=torch.zeros(108))
     set_gradients(model, 1.0)
     importance.update(model)
     assert importance.values.mean().item() == pytest.approx(0.25)
@@ -65,25 +67,59 @@ def test_the_past_fades_at_the_decay(build_model):
 def test_an_overflowed_update_counts_as_nothing(build_model):
     model = build_model()
     set_gradients(model, float("inf"))
-    importance = GradientImportance(values=torch.ones(108))
+    importance = HeadImportance(values=torch.ones(108))
     importance.update(model)
     assert torch.isfinite(importance.values).all()
 
 
-def test_heads_that_are_cut_out_leave_the_others_their_importance(build_model):
-    model = build_model()
-    generator = torch.Generator().manual_seed(3)
+@pytest.mark.parametrize("kind", [HeadImportance, WeightImportance])
+def test_what_is_cut_out_leaves_the_rest_its_importance(build_model, sample, kind):
+    model = build_model().eval()
     for block in attention_blocks(model):
         zero_heads_(block, torch.tensor([0, 4]))
-        block.out_proj.weight.grad = torch.randn(48, 48, generator=generator)
-    smaller, kept = compact(model), torch.tensor([1, 2, 3, 5])
-    for block, small in zip(attention_blocks(model), attention_blocks(smaller)):
-        columns = block.out_proj.weight.grad.view(48, 6, 8)[:, kept]
-        small.out_proj.weight.grad = columns.flatten(start_dim=1)
-    start = torch.rand(108, generator=generator)
-    whole, cut = GradientImportance(values=start), GradientImportance(values=start)
-    whole.update(model)
-    mask = torch.zeros(18, 6, dtype=torch.bool).index_fill_(1, kept, True).flatten()
-    cut.keep_(mask)
-    cut.update(smaller)
-    assert torch.allclose(cut.values, whole.values[mask])
+    for mlp in mlp_blocks(model):
+        zero_neurons_(mlp, torch.arange(0, 96, 3))
+    smaller, plan = copy.deepcopy(model), plan_of_pruned(model)
+    whole, cut = kind(), kind()
+    for importance in (whole, cut):
+        loss_of(model, sample).backward()
+        importance.update(model)
+        model.zero_grad()
+    cut.cut_(model, plan)
+    cut_(smaller, plan)
+    for network, importance in ((model, whole), (smaller, cut)):
+        loss_of(network, sample).backward()
+        importance.update(network)
+    assert len(cut.values) < len(whole.values)
+    # What is pruned has no gradient (a head's out_proj columns are 0), so nothing else is lost.
+    left = whole.values[whole.values > 0]
+    assert torch.allclose(cut.values[cut.values > 0], left, rtol=1e-3)
+
+
+def test_a_weights_score_is_its_square_times_the_mean_of_its_squared_gradients(build_model, sample):
+    model = build_model()
+    importance = WeightImportance(decay=0.5)
+    weights = [
+        w
+        for blocks in (attention_blocks, mlp_blocks)
+        for b in blocks(model)
+        for w in b.prunable_weights
+    ]
+    seen = []
+    for factor in (1.0, 3.0):
+        model.zero_grad()
+        (factor * loss_of(model, sample)).backward()
+        importance.update(model)
+        squares = torch.cat([weight.grad.flatten() ** 2 for weight in weights])
+        seen.append(squares / squares.mean())
+    fisher = 0.5 * seen[0] + 0.5 * seen[1]
+    expected = torch.cat([weight.flatten() ** 2 for weight in weights]) * fisher
+    found = importance.scores(model)
+    assert [score.shape for score in found] == [weight.shape for weight in weights]
+    assert torch.allclose(torch.cat([score.flatten() for score in found]), expected)
+
+
+def test_before_the_first_gradient_magnitude_decides(build_model):
+    model = build_model()
+    score, weight = WeightImportance().scores(model)[0], attention_blocks(model)[0].q_proj.weight
+    assert torch.allclose(score, weight**2)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
-from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
 
 from neuroprune_fairseq.baselines.gated_task import (
@@ -21,7 +20,7 @@ from neuroprune_fairseq.baselines.top_k import (
     relaxed_top_k,
     straight_through_top_k,
 )
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.errors import check_choice, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ class TranslationDspConfig(ScoredTaskConfig):
         default=None,
         metadata={"help": "K: how many heads of the whole model stay; exactly so many will"},
     )
-    dsp_mode: ChoiceEnum(MODES) = field(
+    dsp_mode: str = field(
         default="joint",
         metadata={
             "help": "joint: weights and scores learn together; pipelined: only the scores "
@@ -81,7 +80,7 @@ class TranslationDspTask(ScoredTask):
     the K largest scores without noise, as the authors' evaluation does.
 
     Note:
-        Two deviations from the authors' code. The temperature follows the trainer's update
+        Two deviations from the authors' code. The temperature follows the run's update
         count, so a resumed run goes on where it was (theirs starts over). And once the
         annealing is over the choice is final: at 1e-8 no gradient reaches the scores any
         more and going on would only exchange heads at random, so the K heads are better
@@ -91,6 +90,7 @@ class TranslationDspTask(ScoredTask):
     def __init__(self, cfg: TranslationDspConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
         check_heads_to_keep(cfg.heads_to_keep)
+        check_choice("--dsp-mode", cfg.dsp_mode, MODES)
         check_positive(
             initial_temperature=cfg.initial_temperature,
             final_temperature=cfg.final_temperature,
@@ -105,10 +105,10 @@ class TranslationDspTask(ScoredTask):
             refuse(f"--score-clip-ratio {cfg.score_clip_ratio} must be a finite number >= 0")
         self.score_clip_ratio = cfg.score_clip_ratio
         self.heads_to_keep = cfg.heads_to_keep
-        self.trains_weights = str(cfg.dsp_mode) != "pipelined"
+        self.trains_weights = cfg.dsp_mode != "pipelined"
 
     def temperature(self, update: int) -> float:
-        """Temperature at an update, by the trainer's count."""
+        """Temperature at an update of the run."""
         cfg = self.cfg
         return annealed_temperature(
             cfg.initial_temperature, cfg.final_temperature, update, cfg.cooldown_updates
@@ -120,11 +120,11 @@ class TranslationDspTask(ScoredTask):
         generator = torch.Generator().manual_seed(self.cfg.seed)
         return (torch.rand(heads, generator=generator) * 2 - 1) * STRAIGHT_THROUGH_SPREAD
 
-    def sample_gates(self, scores, update):
+    def sample_gates(self, scores):
         if str(self.cfg.dsp_mode) == "straight-through":
             return straight_through_top_k(scores, self.heads_to_keep)
-        noisy = scores + gumbel_noise(scores)
-        return relaxed_top_k(noisy, self.heads_to_keep, self.temperature(update))
+        noisy = scores + gumbel_noise(self.uniform_noise(len(scores)))
+        return relaxed_top_k(noisy, self.heads_to_keep, self.temperature(self.num_updates))
 
     def gates_of(self, scores):
         return hard_top_k(scores, self.heads_to_keep)

@@ -23,7 +23,8 @@ from neuroprune_fairseq.compact.files import (
     stand_in_dictionaries,
 )
 from neuroprune_fairseq.compact.report import format_table
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.errors import OneLineParser, refuse, refusing
+from neuroprune_fairseq.files import replacing
 from neuroprune_fairseq.pruning import zero_small_weights_
 
 # Largest relative difference of logits: rounding in fp32, and in half precision where the
@@ -32,7 +33,7 @@ LIMIT, HALF_LIMIT = 1e-5, 2e-3
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="neuroprune-compact",
         description="Cut pruned heads and neurons out of a fairseq checkpoint. The result is "
         "checked against the original before it gets its name, and loads wherever fairseq is "
@@ -76,15 +77,11 @@ def _check(written: Path, state: dict[str, Any], before: nn.Module) -> None:
 def _write_checked(
     state: dict[str, Any], old: dict[str, Any], before: nn.Module, out: Path
 ) -> None:
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(state, temporary)
+    unwritable = f"OUT {out} cannot be written; make room or name another file"
+    with refusing(unwritable, OSError), replacing(out) as temporary:
+        with refusing(unwritable, RuntimeError):  # a full disk, in torch's words
+            torch.save(state, temporary)
         _check(temporary, old, before)
-        os.replace(temporary, out)
-    except OSError as error:
-        refuse(f"OUT {out}: cannot be written ({error.strerror or error})")
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _cut_state(
@@ -110,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = Path(arguments.output)
     if not 0 <= arguments.tolerance < float("inf"):
         parser.error(f"--tolerance {arguments.tolerance} must be a finite number >= 0")
-    if out.is_dir() or not out.parent.is_dir():
+    if (out.exists() and not out.is_file()) or not out.parent.is_dir():
         parser.error(f"OUT {out}: must be a file in an existing folder")
     if out.exists() and not arguments.overwrite:
         parser.error(f"OUT {out} exists; --overwrite replaces it")

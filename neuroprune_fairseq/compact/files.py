@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from fairseq.data import Dictionary
-from fairseq.models import ARCH_MODEL_NAME_REGISTRY, build_model
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, build_model
 from torch import Tensor, nn
 
+from neuroprune_fairseq.checkpoint import model_settings
 from neuroprune_fairseq.compact.cutting import Plan, shapes
 from neuroprune_fairseq.compact.model import ARCH, describe_, head_numbers
 from neuroprune_fairseq.compact.optimizer import cut_optimizer_state
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.errors import refuse, refusing
 
 # Options under which heads or neurons cannot be cut without changing the output.
 UNSUPPORTED = {
@@ -37,8 +38,9 @@ def settings_of(state: dict[str, Any], path: str) -> Namespace:
     Raises:
         SystemExit: one line, when this is no Transformer that can be made compact.
     """
-    settings = state.get("args") or state["cfg"]["model"]
+    settings = copy.copy(model_settings(state))
     check_settings(settings, path)
+    ARCH_CONFIG_REGISTRY[settings.arch](settings)  # what was left open when the model was built
     return settings
 
 
@@ -93,16 +95,13 @@ def model_of(state: dict[str, Any], path: str) -> nn.Module:
     Raises:
         SystemExit: one line, when settings and weights do not fit.
     """
-    settings = copy.copy(settings_of(state, path))
+    settings = settings_of(state, path)
     settings.encoder_embed_path = settings.decoder_embed_path = None  # the weights are here
-    try:
+    with refusing(f"{path}: weights and settings do not fit; take a checkpoint that is whole"):
         source, target = stand_in_dictionaries(state)
         task = SimpleNamespace(source_dictionary=source, target_dictionary=target)
         model = build_model(settings, task)
         model.load_state_dict(dict(state["model"]), strict=True, model_cfg=settings)
-    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        refuse(f"{path}: weights and settings do not fit ({reason})")
     return model.float().eval()
 
 
@@ -148,12 +147,11 @@ def compact_state(
     new = {name: _stored(weights[name], old.get(name), seen) for name in names if name in weights}
     result = {**state, "model": new, "last_optimizer_state": None}
     if shapes(after) != shapes(before):
-        for key, settings in (("args", state.get("args")), ("cfg", state["cfg"])):
-            if isinstance(settings, Namespace):
-                result[key] = _compact_settings(settings, before, after, plan)
-            elif settings is not None:
-                compact = _compact_settings(settings["model"], before, after, plan)
-                result[key] = {**settings, "model": compact}
+        settings = _compact_settings(model_settings(state), before, after, plan)
+        if state.get("args"):
+            result["args"] = settings
+        if state["cfg"]:
+            result["cfg"] = {**state["cfg"], "model": settings}
     extra = state.get("extra_state") or {}
     result["extra_state"] = {k: v for k, v in extra.items() if not k.startswith("ema")}
     if keep_optimizer and state.get("last_optimizer_state"):

@@ -15,7 +15,7 @@ from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel, base_architecture
 from torch import nn
 
-from neuroprune_fairseq.checkpoint import read_checkpoint
+from neuroprune_fairseq.checkpoint import model_settings, read_checkpoint
 from neuroprune_fairseq.compact.cutting import Plan, reshape_, shapes
 from neuroprune_fairseq.errors import refuse
 from neuroprune_fairseq.structure import attention_blocks, removed_attention
@@ -92,7 +92,7 @@ def follow_checkpoint_(args: Namespace) -> None:
         args: all settings of the run, its architecture among them.
     """
     path = _checkpoint_to_restore(args)
-    saved = read_checkpoint(path)["cfg"]["model"] if path and os.path.exists(path) else None
+    saved = model_settings(read_checkpoint(path)) if path and os.path.exists(path) else None
     if hasattr(saved, "neuroprune_shapes"):
         args.arch = args._name = ARCH
         for name in OWN_SETTINGS:
@@ -100,7 +100,7 @@ def follow_checkpoint_(args: Namespace) -> None:
                 setattr(args, name, getattr(saved, name))
 
 
-def model_settings() -> list[str]:
+def _setting_names() -> list[str]:
     """The names of all settings that belong to fairseq's transformer."""
     parser = argparse.ArgumentParser(add_help=False)
     TransformerModel.add_args(parser)
@@ -118,10 +118,10 @@ def neuroprune_compact(args: Namespace) -> None:
         path = _checkpoint_to_restore(args)
         if path is None:
             refuse(f"--arch {ARCH} needs a compact checkpoint: --restore-file FILE")
-        saved = read_checkpoint(path)["cfg"]["model"]
+        saved = model_settings(read_checkpoint(path))
         if not hasattr(saved, "neuroprune_shapes"):
             refuse(f"{path} is not compact; name its own --arch, or run neuroprune-compact first")
-        for name in (*model_settings(), *OWN_SETTINGS):
+        for name in (*_setting_names(), *OWN_SETTINGS):
             if not hasattr(args, name) and hasattr(saved, name):
                 setattr(args, name, getattr(saved, name))
     base_architecture(args)

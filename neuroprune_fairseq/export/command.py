@@ -10,21 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq import checkpoint_utils
-from omegaconf import DictConfig
 from torch import nn
 
-from neuroprune_fairseq.checkpoint import read_checkpoint
+from neuroprune_fairseq.checkpoint import load_model_and_task, read_checkpoint, settings_group
 from neuroprune_fairseq.compact.files import settings_of
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.errors import OneLineParser, refuse, refusing
 
 QUANTIZATIONS = ("int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16")
 QUANTIZATIONS += ("float16", "bfloat16", "float32")
 SAME, SCORE_LIMIT = 0.99, 1e-3
+MODEL_FILE = "model.bin"  # what an exported model is known by
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="neuroprune-export",
         description="Export a checkpoint of fairseq's transformer, compact or not. What is pruned "
         "is cut out on the way. Before OUT_DIR gets its name, the export must translate "
@@ -54,24 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load(path: str, data: str) -> tuple[nn.Module, Any]:
-    """The model of a checkpoint and its task, with the dictionaries of a corpus."""
-    try:
-        models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-            [path], arg_overrides={"data": data}
-        )
-    except (OSError, RuntimeError, AssertionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        refuse(f"{path} does not load with the dictionaries of --data {data} ({reason})")
-    return models[0].float().eval(), task
-
-
 def _check_sentences(task: Any, subset: str, wanted: int, data: str) -> tuple[Any, range]:
     """The dataset of the parity check and the numbers of its sentences."""
-    try:
+    with refusing(f"--subset {subset}: {data} holds no such text; scripts/prepare.sh makes it"):
         task.load_dataset(subset)
-    except FileNotFoundError:
-        refuse(f"--subset {subset}: {data} holds no binarised text of that name")
     dataset = task.dataset(subset)
     return dataset, range(min(wanted, len(dataset)))
 
@@ -117,11 +102,15 @@ def _finish(folder: Path, data: str, task: Any, spm: Path | None) -> None:
 
 
 def _move(folder: Path, out: Path) -> None:
-    """Give the finished folder its name, in place of an old one."""
+    """Give the finished folder its name, in place of an old one, which stays if that fails."""
     old = out.with_name(f"{out.name}.{os.getpid()}.old")
     if out.exists():
         os.replace(out, old)
-    os.replace(folder, out)
+    try:
+        os.replace(folder, out)
+    except OSError:
+        os.replace(old, out)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -129,21 +118,21 @@ def _export(arguments: argparse.Namespace, settings: Any, data: str) -> str:
     from neuroprune_fairseq.export.converter import ModelConverter
 
     out, spm = Path(arguments.output), _sentencepiece_model(arguments.sentencepiece_model, data)
-    model, task = _load(arguments.input, data)
+    model, task = load_model_and_task(arguments.input, data)
+    model = model.float().eval()
     dataset, numbers = _check_sentences(task, arguments.subset, arguments.sentences, data)
     converter = (model, settings, task.source_dictionary, task.target_dictionary)
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
-        ModelConverter(*converter).convert(str(temporary))
-        line = _check_parity(temporary, model, task, dataset, numbers)
-        if arguments.quantization:
-            ModelConverter(*converter).convert(
-                str(temporary), quantization=arguments.quantization, force=True
-            )
-        _finish(temporary, data, task, spm)
-        _move(temporary, out)
-    except OSError as error:
-        refuse(f"OUT_DIR {out}: cannot be written ({error.strerror or error})")
+        with refusing(f"OUT_DIR {out} cannot be written; make room or name another", OSError):
+            ModelConverter(*converter).convert(str(temporary))
+            line = _check_parity(temporary, model, task, dataset, numbers)
+            if arguments.quantization:
+                ModelConverter(*converter).convert(
+                    str(temporary), quantization=arguments.quantization, force=True
+                )
+            _finish(temporary, data, task, spm)
+            _move(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     if spm is None:
@@ -152,10 +141,9 @@ def _export(arguments: argparse.Namespace, settings: Any, data: str) -> str:
 
 
 def _corpus(arguments: argparse.Namespace, state: dict[str, Any]) -> str:
-    task = state["cfg"]["task"] if state["cfg"] else vars(state["args"])
-    get = task.get if isinstance(task, (dict, DictConfig)) else vars(task).get
-    data = arguments.data or str(get("data")).split(os.pathsep)[0]
-    if not Path(data).is_dir():
+    trained_on = str(getattr(settings_group(state, "task"), "data", ""))
+    data = arguments.data or trained_on.split(os.pathsep)[0]
+    if not data or not Path(data).is_dir():
         refuse(f"{data}: no such corpus; name the prepared corpus with --data")
     return data
 
@@ -175,8 +163,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--sentences {arguments.sentences} must be at least 1")
     if not out.parent.is_dir():
         parser.error(f"OUT_DIR {out}: {out.parent} is no folder")
-    if out.exists() and not (arguments.overwrite and out.is_dir()):
-        parser.error(f"OUT_DIR {out} exists; --overwrite replaces a folder")
+    if out.exists() and not arguments.overwrite:
+        parser.error(f"OUT_DIR {out} exists; --overwrite replaces an exported model")
+    if out.exists() and not (out.is_dir() and (out / MODEL_FILE).is_file()):
+        parser.error(f"OUT_DIR {out} is no exported model; name another folder")
     state = read_checkpoint(arguments.input)
     settings = settings_of(state, arguments.input)
     from neuroprune_fairseq.export.converter import unsupported

@@ -8,9 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.errors import OneLineParser, refuse, refusing
 from neuroprune_fairseq.frontier.methods import METHODS, parse_grid
 
 PROG = "neuroprune-frontier"
@@ -93,7 +92,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__.partition(": ")[2])
+    parser = OneLineParser(prog=PROG, description=__doc__.partition(": ")[2])
     commands = parser.add_subparsers(dest="command", required=True, metavar="run|plot|table")
     raw = argparse.RawDescriptionHelpFormatter
     run = commands.add_parser(
@@ -133,28 +132,17 @@ def _check_scripts(folder: Path, method: str) -> None:
 
 
 def _make_folder(out: Path) -> None:
-    try:
+    with refusing(f"--out {out} cannot be made; name another folder", OSError):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        refuse(f"--out {out} cannot be made ({error.strerror})")
     if not os.access(out, os.W_OK):
         refuse(f"--out {out} cannot be written to")
-
-
-def _read_pretrained(path: Path) -> dict[str, Any]:
-    from neuroprune_fairseq.checkpoint import read_checkpoint
-
-    try:
-        return read_checkpoint(path)
-    except (LookupError, TypeError, AttributeError):  # what unpickling a text may end in
-        refuse(f"--pretrained {path} is no checkpoint of fairseq-train")
 
 
 def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
     grid = parse_grid(args.method, args.grid) if args.grid is not None else []
     _check_scripts(args.scripts, args.method)
     # After the command line, since this takes seconds.
-    from neuroprune_fairseq.checkpoint import load_model, model_flags
+    from neuroprune_fairseq.checkpoint import load_model, model_flags, read_checkpoint
     from neuroprune_fairseq.frontier.run_queue import Plan, Queue
     from neuroprune_fairseq.frontier.runner import Experiment, ScriptRunner
     from neuroprune_fairseq.frontier.study import experiment_facts, open_study
@@ -163,7 +151,7 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
 
     if not args.data.is_dir():
         refuse(f"--data {args.data}: no such folder; scripts/prepare.sh makes one")
-    architecture = " ".join(model_flags(_read_pretrained(args.pretrained)))
+    architecture = " ".join(model_flags(read_checkpoint(args.pretrained)))
     heads_total = measure(load_model(args.pretrained, args.data))["heads_total"]
     _make_folder(args.out)
     experiment = Experiment(
@@ -171,11 +159,14 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
         *(args.epochs, args.tolerance, tuple(flags), args.scripts),
     )
     facts = experiment_facts(experiment, architecture)
-    study = open_study(experiment, facts, args.storage, args.study or args.out.resolve().name)
     plan = Plan(args.seeds, grid, args.trials or 0, heads_total)
-    queue = Queue(study, args.method, args.out, plan)
     try:
-        Worker(queue, ScriptRunner(experiment, args.jobs), args.jobs).work()
+        with refusing(f"--out {args.out} cannot be written; the same command goes on", OSError):
+            study = open_study(
+                experiment, facts, args.storage, args.study or args.out.resolve().name
+            )
+            queue = Queue(study, args.method, args.out, plan)
+            Worker(queue, ScriptRunner(experiment, args.jobs), args.jobs).work()
     except KeyboardInterrupt:
         print(f"{PROG}: stopped; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
@@ -195,9 +186,10 @@ def _plot(args: argparse.Namespace, flags: Sequence[str]) -> None:
     taken = [str(path) for path in targets if path.exists()]
     if taken and not args.overwrite:
         refuse(f"--out {args.out}: {taken[0]} exists; --overwrite replaces it")
-    paths = draw_frontier(records, args.out, sorted(args.bands or []))
-    print("Picture:", *paths)
-    print("Points:", write_points(records, targets[2], sorted(args.bands or [])))
+    edges = sorted(args.bands or [])
+    with refusing(f"--out {args.out} cannot be written; make room or name another", OSError):
+        print("Picture:", *draw_frontier(records, args.out, edges))
+        print("Points:", write_points(records, targets[2], edges))
 
 
 def _table(args: argparse.Namespace, flags: Sequence[str]) -> None:

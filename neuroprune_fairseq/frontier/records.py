@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,35 +9,29 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.results import (
+    BLEU,
+    COUNT,
+    SHARE,
+    heads_fault,
+    number_fault,
+    read_lines,
+)
 
 # Every number that a picture or a table needs, and what it must lie between.
 _NUMBERS = {
-    "bleu": (0, 100),
-    "valid_bleu": (0, 100),
-    "heads_kept": (0, math.inf),
-    "heads_total": (1, math.inf),
-    "total_sparsity": (0, 1),
+    **{"bleu": BLEU, "valid_bleu": BLEU, "heads_kept": COUNT, "heads_total": (1, COUNT[1])},
+    "total_sparsity": SHARE,
 }
 
 
-def _fault(record: Any) -> str:
+def _fault(record: dict[str, Any]) -> str:
     """What is wrong with a line, "" if nothing."""
-    if not isinstance(record, dict):
-        return "is no JSON object"
     if not isinstance(record.get("method"), str) or not record["method"]:
-        return "lacks 'method', which neuroprune-frontier run writes"
-    for key, (low, high) in _NUMBERS.items():
-        value = record.get(key)
-        if key not in record:
-            return f"lacks '{key}', which neuroprune-frontier run writes"
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return f"has no number in '{key}'"
-        if not low <= value <= high:
-            return f"has {value} in '{key}', which is not within {low} and {high}"
-    if record["heads_kept"] > record["heads_total"]:
-        return "keeps more heads than there are"
-    return ""
+        return "lacks 'method'"
+    if not isinstance(record.get("settings", {}), dict):
+        return "has no settings in 'settings'"
+    return number_fault(record, _NUMBERS) or heads_fault(record)
 
 
 def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
@@ -52,30 +44,8 @@ def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
         SystemExit: one line that names the file and the line, when one is missing, empty
             or damaged.
     """
-    return [record for path in paths for record in _read_file(Path(path))]
-
-
-def _read_file(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        refuse(f"{path}: no such results file; neuroprune-frontier run writes one")
-    except (OSError, UnicodeDecodeError) as error:
-        refuse(f"{path} cannot be read as text ({getattr(error, 'strerror', None) or error})")
-    records = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            refuse(f"{path}, line {number} is damaged: it is no JSON")
-        if fault := _fault(record):
-            refuse(f"{path}, line {number} {fault}")
-        records.append(record)
-    if not records:
-        refuse(f"{path} is empty; neuroprune-frontier run adds to it")
-    return records
+    writer = "neuroprune-frontier run"
+    return [record for path in paths for record in read_lines(path, _fault, writer)]
 
 
 def settings_text(record: dict[str, Any]) -> str:

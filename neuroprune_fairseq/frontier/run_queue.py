@@ -21,10 +21,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from neuroprune_fairseq.evaluation import append_line
 from neuroprune_fairseq.frontier.methods import METHODS, Range, Settings, canonical, run_key
 from neuroprune_fairseq.frontier.records import read_results
 from neuroprune_fairseq.frontier.runner import Run, claim, try_lock
+from neuroprune_fairseq.results import append_line
 
 # A worker on another machine that gave no sign of life for so long (s) is taken for dead.
 GRACE = 900

@@ -11,9 +11,9 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.errors import refuse, refusing
 from neuroprune_fairseq.frontier.runner import Experiment, try_lock
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -67,6 +67,24 @@ def experiment_facts(experiment: Experiment, architecture: str) -> dict[str, Any
     }
 
 
+def cut_torn_line(journal: Path, lock: JournalFileSymlinkLock) -> None:
+    """Remove the half line that a full disk has left; Optuna would write on behind it.
+
+    Args:
+        journal: may be missing.
+        lock: the one that all writers take.
+    """
+    if not journal.exists():
+        return
+    lock.acquire()
+    try:
+        content = journal.read_bytes()
+        if not content.endswith(b"\n"):
+            os.truncate(journal, content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
 def open_storage(url: str | None, out: Path) -> JournalStorage | RDBStorage:
     """The storage of a URL or, without one, a journal file in the run folder.
 
@@ -76,14 +94,14 @@ def open_storage(url: str | None, out: Path) -> JournalStorage | RDBStorage:
     Raises:
         SystemExit: one line, when it cannot be opened.
     """
-    try:
+    what = "--storage" if url else str(out / "study.journal")
+    with refusing(f"{what} cannot be opened"):  # errors of the URL's database driver, too
         if url:
             return RDBStorage(url)
-        return JournalStorage(JournalFileBackend(str(out / "study.journal")))
-    except Exception as error:  # of the URL's database driver, whichever it is
-        reason = (str(error).strip().split("\n") or [""])[0] or type(error).__name__
-        what = "--storage" if url else str(out / "study.journal")
-        refuse(f"{what} cannot be opened ({reason})")
+        journal = str(out / "study.journal")
+        lock = JournalFileSymlinkLock(journal)
+        cut_torn_line(out / "study.journal", lock)
+        return JournalStorage(JournalFileBackend(journal, lock))
 
 
 def _check_facts(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> None:
@@ -112,10 +130,9 @@ def open_study(
     descriptor = try_lock(experiment.out / ".lock", wait=True)
     try:
         storage = open_storage(url, experiment.out)
-        try:
+        damaged = f"the storage in {experiment.out} is damaged; name another --out"
+        with refusing(damaged, ValueError, KeyError, TypeError):
             return _checked_study(storage, experiment, facts, name)
-        except (ValueError, KeyError) as error:
-            refuse(f"the storage in {experiment.out} is damaged ({str(error)[:100]})")
     finally:
         os.close(descriptor)
 

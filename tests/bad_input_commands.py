@@ -1,0 +1,138 @@
+"""For test_bad_input.py: every command, in this process; the shell scripts in their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import TRAIN_FLAGS
+from fairseq import checkpoint_utils, options
+from fairseq.logging import metrics
+from fairseq_cli import train
+
+from neuroprune_fairseq import cli, evaluation
+from neuroprune_fairseq.compact import command as compact
+from neuroprune_fairseq.export import command as export
+from neuroprune_fairseq.frontier import command as frontier
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "data-prep"))
+
+import iwslt14  # noqa: E402
+import multi30k  # noqa: E402
+import text  # noqa: E402
+import toy  # noqa: E402
+
+SMALL = ["--encoder-layers", "1", "--decoder-layers", "1"]
+
+
+def run_train(arguments: list[str]) -> None:
+    for state in (checkpoint_utils.save_checkpoint, train.should_stop_early):
+        vars(state).clear()  # fairseq keeps the best loss of a run on the function
+    metrics.reset()
+    given = [word.partition("=")[0] for word in arguments]
+    defaults = {
+        "--task": "translation_neuroprune",
+        "--criterion": "label_smoothed_cross_entropy_neuroprune",
+    }
+    flags = [
+        word for flag, value in defaults.items() if flag not in given for word in (flag, value)
+    ]
+    plain = TRAIN_FLAGS[:2] + TRAIN_FLAGS[5:] if "--arch" in given else [*TRAIN_FLAGS, *SMALL]
+    if "label_smoothed" not in " ".join(arguments + flags):
+        plain = [word for word in plain if word not in ("--label-smoothing", "0.1")]
+    parser = options.get_training_parser()
+    args = options.parse_args_and_arch(parser, [*arguments[:1], *plain, *flags, *arguments[1:]])
+    args.tpu = False  # fairseq takes --bf16 to mean a TPU
+    train.main(args)
+
+
+def _program(name: str):
+    def run(arguments: list[str]) -> None:
+        old = sys.argv, sys.path[:]
+        sys.argv = [name, *arguments]
+        sys.path.insert(0, str(ROOT / "scripts"))
+        try:
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+        finally:
+            sys.argv, sys.path[:] = old
+
+    return run
+
+
+def _generate(checkpoint, data, settings, output, sentences) -> None:
+    """Stands in for fairseq-generate, which takes seconds to start."""
+    lines = [f"H-{number}\t-1\ta b c\n" for number in range(sentences)]
+    speed = "Translated 20 sentences (60 tokens) in 1.0s (20.0 sentences/s, 60.0 tokens/s)"
+    output.write_text("".join(lines) + speed)
+
+
+def _evaluate(arguments: list[str]) -> None:
+    generate, evaluation.generate = evaluation.generate, _generate
+    try:
+        _program("evaluate.py")(arguments)
+    finally:
+        evaluation.generate = generate
+
+
+def _script(name: str):
+    def run(arguments: list[str]) -> None:
+        done = subprocess.run(
+            ["bash", str(ROOT / "scripts" / f"{name}.sh"), *arguments],
+            env={"NEUROPRUNE_PYTHON": sys.executable, **os.environ},
+            capture_output=True,
+            text=True,
+            check=False,
+            restore_signals=False,  # a full disk sends no signal, a limit does
+        )
+        print(done.stdout)
+        print(done.stderr, end="", file=sys.stderr)
+        sys.exit(done.returncode)
+
+    return run
+
+
+SCRIPTS = "prepare pretrain finetune_neuroprune finetune_baseline evaluate quickstart".split()
+COMMANDS = {
+    **{"fairseq-train": run_train, "compact": compact.main, "export": export.main},
+    **{"frontier": frontier.main, "user-dir": cli.user_dir, "evaluate": _evaluate},
+    **{"report": _program("report.py"), "model_flags": _program("model_flags.py")},
+    **{f"{name}.sh": _script(name) for name in SCRIPTS},
+}
+PREPARATIONS = {"text": text.main, "toy": toy.main, "multi30k": multi30k.main}
+PREPARATIONS["iwslt14"] = iwslt14.main
+COMMANDS |= {
+    name: lambda words, main=main: sys.exit(main(words)) for name, main in PREPARATIONS.items()
+}
+
+
+@contextlib.contextmanager
+def limited_disk(size: int | None):
+    """No file may grow beyond so many bytes, as on a full disk."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, old if size is None else (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def outcome(command: str, arguments: str, disk: int | None) -> tuple[bool, str]:
+    """Run a command.
+
+    Returns:
+        Whether it failed, and what Python prints when it leaves.
+    """
+    with limited_disk(disk):
+        try:
+            COMMANDS[command](shlex.split(arguments))
+        except SystemExit as left:
+            said = left.code if isinstance(left.code, str) else ""
+            return left.code not in (None, 0), said
+    return False, ""
