@@ -66,26 +66,16 @@ class Session:
         """
         arguments = [str(data), "--arch", arch, "--share-all-embeddings", *flags]
         arguments += ["--max-tokens", str(max_tokens), "--save-dir", str(data / "unused")]
-        arguments += [
-            "--optimizer",
-            "adam",
-            "--lr",
-            "1e-4",
-            "--dropout",
-            "0.1",
-            "--num-workers",
-            "0",
-        ]
+        arguments += ["--optimizer", "adam", "--lr", "1e-4", "--dropout", "0.1"]
+        arguments += ["--num-workers", "0"]
         arguments += ["--label-smoothing", "0.1", "--max-epoch", "1", "--log-format", "none"]
         arguments += ["--cpu"] if device == "cpu" else []
         (data / "unused").mkdir(exist_ok=True)
         parsed = options.parse_args_and_arch(options.get_training_parser(), arguments)
         cfg = convert_namespace_to_omegaconf(parsed)
         self.task = tasks.setup_task(cfg.task)
-        model, criterion = (
-            self.task.build_model(cfg.model),
-            self.task.build_criterion(cfg.criterion),
-        )
+        model = self.task.build_model(cfg.model)
+        criterion = self.task.build_criterion(cfg.criterion)
         self.trainer = Trainer(cfg, self.task, model, criterion)
         self._device = device
         self.start()

@@ -242,7 +242,8 @@ def test_the_flattened_moments_of_fp16_training_are_cut_alike(checkpoints):
     plan, each = make_plan(model), state["last_optimizer_state"]
     names = ("exp_avg", "exp_avg_sq")
     flat = {n: torch.cat([e[n].flatten() for e in each["state"].values()]) for n in names}
-    flattened = {**each, "state": {0: {"step": 3, **flat}}, "loss_scale": 128}
+    group = {**each["param_groups"][0], "params": [0]}
+    flattened = {"state": {0: {"step": 3, **flat}}, "param_groups": [group], "loss_scale": 128}
 
     expected = cut_optimizer_state(each, model, plan)["state"].values()
     found = cut_optimizer_state(flattened, model, plan)
