@@ -12,7 +12,7 @@ import torch
 from neuroprune_fairseq.report.facts import LEVELS, make_pattern, shares, take_facts
 from neuroprune_fairseq.report.sources import labels_for, method_of, read_model
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
-from tests.report_models import epoch_record, make_model, prune_, write_checkpoint, write_lines
+from tests.report_models import make_model, prune_, write_checkpoint
 
 
 def test_a_cell_is_the_share_of_nonzero_entries_it_covers():
@@ -64,13 +64,26 @@ def test_heads_that_are_gone_are_known_by_their_place():
     assert not found.attention[-1].head_mask.any()
 
 
-def test_a_compact_checkpoint_counts_against_the_heads_it_once_had(tmp_path):
+def test_a_compact_checkpoint_shows_what_the_model_it_was_cut_from_shows(tmp_path):
+    model, settings = make_model("dsp")
+    prune_(model, (0, 1))
+    before = take_facts(model, settings, "before", "dsp")
     path = write_checkpoint(tmp_path / "small.pt", "dsp", pruned=(0, 1), is_compact=True)
     found, run = read_model(path, "small", 0.0)
     assert run is None and found.is_compact and found.method == "dsp"
     assert (found.heads_kept, found.heads_total) == (20, 36)
-    assert found.attention[0].head_mask is None and not found.knows_positions
-    assert found.attention[-1].head_mask.tolist() == [False] * 6  # nothing left: known, too
+    assert found.sparsity == before.sparsity
+    for small, whole in zip(found.attention, before.attention):
+        assert small.head_mask.tolist() == whole.head_mask.tolist()
+    assert found.attention[0].head_mask.tolist() == [False, False, True, True, True, True]
+    for small, whole in zip(found.mlps, before.mlps):
+        for part in ("fc1", "fc2"):
+            assert sorted(small.degrees[part]) == sorted(whole.degrees[part])
+
+
+def test_patterns_of_a_compact_checkpoint_are_as_small_as_its_matrices(tmp_path):
+    path = write_checkpoint(tmp_path / "small.pt", "dsp", pruned=(0, 1), is_compact=True)
+    found = read_model(path, "small", 0.0)[0]
     assert found.attention[-1].patterns == ()
     assert found.attention[0].patterns[0].shape == (48, 32)
     assert found.attention[0].patterns[0].full_shape == (48, 48)
@@ -78,15 +91,29 @@ def test_a_compact_checkpoint_counts_against_the_heads_it_once_had(tmp_path):
     assert found.mlps[0].patterns["fc2"].full_shape == (48, 96)
 
 
-def test_the_run_log_beside_a_compact_checkpoint_tells_which_heads_are_left(tmp_path):
-    path = write_checkpoint(tmp_path / "small.pt", "dsp", pruned=(0, 1), is_compact=True)
-    replaced = {"0": 3, "1": None}
-    lines = [epoch_record(1, 20, replaced, [2, 3, 4, 5])]
-    write_lines(tmp_path / "neuroprune.jsonl", lines)
-    found, run = read_model(path, "small", 0.0)
-    assert found.attention[0].head_mask.tolist() == [False, False, True, True, True, True]
-    assert run.replaced["encoder.layers.0.self_attn"] == {0: (1, 3), 1: (1, None)}
-    assert found.attention[1].head_mask is None  # of this one the log says nothing
+def compact_with(path, heads):
+    """A compact checkpoint that says this of its heads; None: it says nothing."""
+    write_checkpoint(path, "dsp", pruned=(0, 1), is_compact=True)
+    state = torch.load(path, weights_only=True)
+    if heads is None:
+        del state["cfg"]["model"].neuroprune_heads
+    else:
+        state["cfg"]["model"].neuroprune_heads = heads
+    torch.save(state, path)
+    return path
+
+
+def test_a_compact_checkpoint_that_does_not_say_which_heads_are_left_is_shown_without(tmp_path):
+    found = read_model(compact_with(tmp_path / "old.pt", None), "old", 0.0)[0]
+    assert (found.heads_kept, found.heads_total) == (20, 36)
+    assert found.attention[0].head_mask is None and not found.knows_positions
+    assert found.attention[-1].head_mask.tolist() == [False] * 6  # nothing left: known, too
+
+
+@pytest.mark.parametrize("heads", ["gone", {"encoder.layers.0.self_attn": [7, 8, 9, 10]}])
+def test_wrong_numbers_of_heads_get_one_line(tmp_path, heads):
+    with pytest.raises(SystemExit, match="bad.pt: weights and settings do not fit"):
+        read_model(compact_with(tmp_path / "bad.pt", heads), "bad", 0.0)
 
 
 def test_small_weights_count_as_zero(tmp_path):

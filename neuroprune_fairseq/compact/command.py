@@ -17,7 +17,7 @@ from neuroprune_fairseq.checkpoint import read_checkpoint
 from neuroprune_fairseq.compact.check import check_equal
 from neuroprune_fairseq.compact.cutting import Plan, compact, make_plan, shapes
 from neuroprune_fairseq.compact.files import (
-    check_can_be_cut,
+    check_settings,
     compact_state,
     is_half_precision,
     model_of,
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # fairseq's encoder masks, nothing a user could change.
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
     state = read_checkpoint(arguments.input)
-    check_can_be_cut(settings_of(state, arguments.input), arguments.input)
+    check_settings(settings_of(state, arguments.input), arguments.input)
     original = model_of(state, arguments.input)
     before = copy.deepcopy(original)
     zero_small_weights_(before, arguments.tolerance)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from neuroprune_fairseq.checkpoint import load_model_and_task, read_checkpoint, settings_group
-from neuroprune_fairseq.compact.files import check_can_be_cut, settings_of
+from neuroprune_fairseq.compact.files import check_settings, settings_of
 from neuroprune_fairseq.errors import OneLineParser, refuse, refusing
 
 QUANTIZATIONS = ("int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16")
@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"OUT_DIR {out} is no exported model; name another folder")
     state = read_checkpoint(arguments.input)
     settings = settings_of(state, arguments.input)
-    check_can_be_cut(settings, arguments.input)
+    check_settings(settings, arguments.input)
     from neuroprune_fairseq.export.converter import unsupported
 
     if wrong := unsupported(settings):

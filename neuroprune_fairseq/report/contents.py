@@ -115,8 +115,8 @@ def notes_on(args: argparse.Namespace, contents: Contents) -> list[str]:
     if contents.models:
         notes.append(
             f"Weights of less than {args.tolerance:g} count as zero. Sparsity is the share of "
-            "zeros among the q, k, v, fc1 and fc2 weights that a file holds; a compact model's "
-            "file no longer holds what was cut out of it."
+            "zeros among the q, k, v, fc1 and fc2 weights; what was cut out of a compact model "
+            "counts as zero, too."
         )
         unknown = [model.label for model in contents.models if not model.knows_positions]
         if unknown:

@@ -71,7 +71,7 @@ def _ridge(axes: Axes, row: int, model: ModelFacts, part: str, columns: int, mos
 def _distributions(models: Sequence[ModelFacts], part: str) -> Callable[[Figure], None]:
     """One ridge for each model, the least sparse first."""
     models = sorted(models, key=lambda model: part_sparsity(model, part))
-    columns = max(mlp.patterns[part].shape[1] for model in models for mlp in model.mlps)
+    columns = max(mlp.patterns[part].full_shape[1] for model in models for mlp in model.mlps)
     most = max(histogram(degrees(model, part), columns)[1].max() for model in models)
 
     def draw(figure: Figure) -> None:
@@ -103,7 +103,7 @@ def _spreads(models: Sequence[ModelFacts], part: str) -> Callable[[Figure], None
             colour, marker = method_style(method)
             layers = [mlp for model in group for mlp in model.mlps]
             axes.plot(
-                [1 - mlp.degrees[part].mean() / mlp.patterns[part].shape[1] for mlp in layers],
+                [1 - mlp.degrees[part].mean() / mlp.patterns[part].full_shape[1] for mlp in layers],
                 [mlp.degrees[part].std() for mlp in layers],
                 **{"color": colour, "marker": marker, "markersize": 4, "alpha": 0.45},
                 **{"linestyle": "", "markeredgewidth": 0},

@@ -17,9 +17,11 @@ from neuroprune_fairseq.sparsity import head_mask, measure
 from neuroprune_fairseq.structure import (
     AttentionBlock,
     MLPBlock,
+    RemovedAttention,
     attention_blocks,
     attention_kind,
     mlp_blocks,
+    removed_attention,
 )
 
 # A pattern has at most this many cells per side; the longer side of an MLP matrix twice as many.
@@ -64,7 +66,7 @@ class MLPFacts:
     """One (fc1, fc2) pair; dictionaries by MLP_PARTS."""
 
     name: str
-    degrees: dict[str, np.ndarray]  # (rows,), long: nonzero entries of each row
+    degrees: dict[str, np.ndarray]  # (rows before any cut,), long: nonzero entries of each
     patterns: dict[str, Pattern]
 
 
@@ -136,44 +138,45 @@ def _full_weight(linear: nn.Linear) -> Tensor:
 
 
 def _attention_facts(
-    name: str, block: AttentionBlock | None, heads: int, kept: list[int] | None
+    name: str, block: AttentionBlock | RemovedAttention, kept: list[int] | None
 ) -> AttentionFacts:
     """Facts of a module.
 
     Args:
         name: of the module.
-        block: None where a compact model has no heads left.
-        heads: how many the architecture has.
-        kept: which are left of a module that was cut, None where nobody noted it.
+        block: the module, or what a compact model has in its place.
+        kept: numbers of the heads that were not cut out, None where nobody noted them.
     """
-    mask = head_mask(block).numpy() if block else np.zeros(0, dtype=bool)
-    scores = head_importance(block).numpy() if block else np.zeros(0, dtype=np.float32)
-    patterns = _attention_patterns(block, heads) if block else ()
-    places = list(range(heads)) if len(mask) == heads else kept
-    if not len(mask):
-        places = []
+    heads, is_there = block.full_num_heads, isinstance(block, AttentionBlock)
+    mask = head_mask(block).numpy() if is_there else np.zeros(0, dtype=bool)
+    scores = head_importance(block).numpy() if is_there else np.zeros(0, dtype=np.float32)
+    patterns = _attention_patterns(block) if is_there else ()
+    if len(mask) in (0, heads):
+        kept = list(range(len(mask)))
     full_mask = full_scores = None
-    if places is not None and len(places) == len(mask):
+    if kept is not None and len(kept) == len(mask):
         full_mask, full_scores = np.zeros(heads, dtype=bool), np.zeros(heads, dtype=np.float32)
-        full_mask[places], full_scores[places] = mask, scores
+        full_mask[kept], full_scores[kept] = mask, scores
     kind, count = attention_kind(name), int(mask.sum())
     return AttentionFacts(name, kind, heads, count, full_mask, full_scores, patterns)
 
 
-def _attention_patterns(block: AttentionBlock, heads: int) -> tuple[Pattern, ...]:
-    """Q, K and V as the paper writes them, of a module that once had so many heads."""
+def _attention_patterns(block: AttentionBlock) -> tuple[Pattern, ...]:
+    """Q, K and V as the paper writes them."""
     weights = [_full_weight(p).T for p in (block.q_proj, block.k_proj, block.v_proj)]
-    return tuple(make_pattern(w, (w.shape[0], heads * block.head_dim)) for w in weights)
+    columns = block.full_num_heads * block.head_dim
+    return tuple(make_pattern(weight, (weight.shape[0], columns)) for weight in weights)
 
 
-def _mlp_facts(block: MLPBlock, neurons: int) -> MLPFacts:
-    """Facts of an MLP that once had so many hidden neurons."""
-    fc1, fc2 = block.prunable_weights
+def _mlp_facts(block: MLPBlock) -> MLPFacts:
+    """Facts of an MLP; neurons that were cut out have no connections."""
+    (fc1, fc2), neurons = block.prunable_weights, block.full_ffn_embed_dim
     patterns = {
         "fc1": make_pattern(fc1, (neurons, fc1.shape[1]), (2 * CELLS, CELLS)),
         "fc2": make_pattern(fc2, (fc2.shape[0], neurons), (CELLS, 2 * CELLS)),
     }
     degrees = {"fc1": fc1.ne(0).sum(dim=1), "fc2": fc2.ne(0).sum(dim=1)}
+    degrees["fc1"] = nn.functional.pad(degrees["fc1"], (0, neurons - len(fc1)))
     return MLPFacts(block.name, {part: d.cpu().numpy() for part, d in degrees.items()}, patterns)
 
 
@@ -184,43 +187,30 @@ def take_facts(
     label: str,
     method: str,
     num_updates: int | None = None,
-    kept: dict[str, list[int]] | None = None,
 ) -> ModelFacts:
     """Everything that the report shows of a model.
 
     Args:
         model: a fairseq Transformer, compact or not, on the CPU; exact zeros count as zero.
-        settings: its model settings, which know how many heads there were.
+        settings: its model settings; of a compact model they say which heads are left.
         label: how the report calls it.
         method: of the frontier's methods, or "dense".
         num_updates: how long it was trained.
-        kept: of a compact model, which heads of a module are left, as the run's log notes it.
     """
-    is_compact = hasattr(settings, "neuroprune_shapes")
-    attention = {block.name: block for block in attention_blocks(model)}
-    modules, mlps = [], []
-    for name in shapes(model):
-        if name.endswith("attn"):
-            block = attention.get(name)
-            heads = _size(settings, name, "attention_heads") if is_compact else block.num_heads
-            modules.append(_attention_facts(name, block, heads, (kept or {}).get(name)))
-    for block in mlp_blocks(model):
-        width = block.fc1.out_features
-        neurons = _size(settings, block.name, "ffn_embed_dim") if is_compact else width
-        mlps.append(_mlp_facts(block, neurons))
+    blocks = {b.name: b for b in (*attention_blocks(model), *removed_attention(model))}
+    kept = getattr(settings, "neuroprune_heads", {})
+    modules = [
+        _attention_facts(name, blocks[name], kept.get(name))
+        for name in shapes(model)  # in forward order, removed ones too
+        if name in blocks
+    ]
     return ModelFacts(
         label=label,
         method=method,
-        is_compact=is_compact,
+        is_compact=hasattr(settings, "neuroprune_shapes"),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         num_updates=num_updates,
         sparsity=measure(model),
         attention=tuple(modules),
-        mlps=tuple(mlps),
+        mlps=tuple(map(_mlp_facts, mlp_blocks(model))),
     )
-
-
-def _size(settings: Namespace, name: str, size: str) -> int:
-    """A size of the encoder or decoder that a module of this name stands in."""
-    stack = "encoder" if name.startswith("encoder") else "decoder"
-    return getattr(settings, f"{stack}_{size}")

@@ -46,7 +46,7 @@ def scattered_spread(model: ModelFacts, part: str) -> float:
     Each matrix keeps its number of zeros, so a difference to the real spread is about which
     rows have them. This is what preferential attachment must exceed.
     """
-    columns = [mlp.patterns[part].shape[1] for mlp in model.mlps]
+    columns = [mlp.patterns[part].full_shape[1] for mlp in model.mlps]
     pairs = zip(_own_degrees(model, part), columns)
     return _pooled([(own, scattered_variance(len(own), n, int(own.sum()))) for own, n in pairs])
 
@@ -64,7 +64,7 @@ def _pooled(variances: Sequence[tuple[np.ndarray, float]]) -> float:
 
 def part_sparsity(model: ModelFacts, part: str) -> float:
     """Share of zeros of all fc1 or all fc2 weights."""
-    places = sum(int(np.prod(mlp.patterns[part].shape)) for mlp in model.mlps)
+    places = sum(int(np.prod(mlp.patterns[part].full_shape)) for mlp in model.mlps)
     return 1 - int(degrees(model, part).sum()) / places
 
 

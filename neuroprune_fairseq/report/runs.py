@@ -45,7 +45,6 @@ class Run:
     epochs: tuple[Epoch, ...]
     # By module and head: the epoch in which it went, and the head that replaced it (or None).
     replaced: dict[str, dict[int, tuple[int, int | None]]]
-    kept: dict[str, list[int]]  # by module, at the end; {} where nobody noted it
 
     @property
     def pruning_epochs(self) -> list[int]:
@@ -184,6 +183,4 @@ def read_run(folder: Path, label: str, num_updates: int | None = None) -> Run:
         values = {name: record[name] for name in names if name in record}
         values.update(logged.get(number, {}), heads_removed=removed.get(number, 0))
         epochs.append(Epoch(number, **values))
-    last = records[-1].get("modules", []) if records else []
-    kept = {module["module"]: module["heads_kept"] for module in last}
-    return Run(label, folder, tuple(epochs), _replaced(records), kept)
+    return Run(label, folder, tuple(epochs), _replaced(records))

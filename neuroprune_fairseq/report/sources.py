@@ -13,7 +13,7 @@ from typing import Any
 from neuroprune_fairseq import run_log
 from neuroprune_fairseq.checkpoint import read_checkpoint
 from neuroprune_fairseq.compact.files import model_of, settings_of
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.errors import refuse, refusing
 from neuroprune_fairseq.frontier.records import record_fault
 from neuroprune_fairseq.pruning import zero_small_weights_
 from neuroprune_fairseq.report.facts import ModelFacts, take_facts
@@ -74,9 +74,8 @@ def read_model(path: Path, label: str, tolerance: float) -> tuple[ModelFacts, Ru
         run = read_run(path.parent, label, num_updates)
     model = model_of(state, str(path))
     zero_small_weights_(model, tolerance)
-    kept = run.kept if run else None
-    facts = take_facts(model, settings, label, method_of(settings), num_updates, kept)
-    return facts, run
+    with refusing(f"{path}: weights and settings do not fit; take a checkpoint that is whole"):
+        return take_facts(model, settings, label, method_of(settings), num_updates), run
 
 
 def labels_for(paths: Sequence[Path], chosen: Sequence[str]) -> list[str]:
