@@ -41,6 +41,7 @@ CASES = [
     Case("neuroprune-report", "--out out", "name at least one CHECKPOINT, --run or --results"),
     Case("neuroprune-report", "good.pt --out out --tolerance nan", "nan must be a finite number"),
     Case("neuroprune-report", "good.pt --out file", "--out file is no folder"),
+    Case("neuroprune-report", "good.pt --out out --figures x", "--figures: invalid choice: 'x'"),
     Case("neuroprune-report", "good.pt --out full-folder", "full-folder exists; --overwrite repl"),
     Case("neuroprune-report", "good.pt --out no/out", "--out no/out: there is no folder"),
     Case("neuroprune-report", "good.pt good.pt --out out", "good.pt is named twice"),

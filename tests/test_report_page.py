@@ -12,7 +12,7 @@ from PIL import Image
 from test_frontier import refusal, result
 
 from neuroprune_fairseq.report import patterns
-from neuroprune_fairseq.report.command import main
+from neuroprune_fairseq.report.command import FIGURES, main
 from neuroprune_fairseq.report.sources import read_model
 from tests.report_models import epoch_record, facts, write_checkpoint, write_lines
 
@@ -153,6 +153,7 @@ def test_the_models_table_has_the_numbers_of_the_files(page, files):
 
 def test_each_figure_says_what_it_shows_and_which_of_the_papers_it_answers(page):
     sections = list(page.iter(f"{XHTML}section"))
+    assert [section.get("id") for section in sections] == FIGURES
     links = [text_of(link) for link in page.find(f".//{XHTML}nav").iter(f"{XHTML}a")]
     assert links == [text_of(section.find(f"{XHTML}h2")) for section in sections]
     answered = " ".join(text_of(section.find(f"{XHTML}p")) for section in sections)
@@ -215,6 +216,15 @@ def test_results_alone_make_a_report_and_overwrite_replaces_it(arguments, tmp_pa
     main([*arguments, "--overwrite"])
     assert "fairseq &lt;dense&gt;" in (tmp_path / "out" / "index.html").read_text()
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine, too"
+
+
+def test_only_the_figures_that_are_asked_for_are_drawn(files, tmp_path):
+    flags = ["--results", str(files / "results.jsonl"), str(files / "speed.json")]
+    main([*flags, "--figures", "frontier", "heads", "--out", str(tmp_path / "out")])
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["frontier.png", "frontier.svg", "index.html"]
+    said = refusal(main, [*flags, "--figures", "heads", "--out", str(tmp_path / "none")])
+    assert "--figures heads: there is nothing to draw these from" in said
 
 
 def test_files_that_do_not_fit_get_one_line_and_leave_nothing(files, tmp_path):

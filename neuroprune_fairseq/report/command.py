@@ -13,6 +13,8 @@ from neuroprune_fairseq.errors import OneLineParser, refuse, refusing
 
 PROG = "neuroprune-report"
 PAGE = "index.html"
+# In the page's order; each is the anchor of its section.
+FIGURES = "patterns degrees positions importance layers heads training frontier speed".split()
 
 DESCRIPTION = """\
 Show what pruning did to some models: sparsity patterns, degrees of neurons, which heads went
@@ -60,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
         default=1e-3,
         metavar="T",
         help="q, k, v, fc1 and fc2 weights with |w| < T count as zero (default: 1e-3)",
+    )
+    add(
+        *("--figures",),
+        **{**several, "choices": FIGURES, "metavar": "NAME"},
+        help=f"only these, some of {', '.join(FIGURES)} (default: all there is data for)",
     )
     add("--out", required=True, type=Path, metavar="DIR", help="folder to write")
     add("--overwrite", action="store_true", help="replace the files of an earlier report in DIR")
@@ -133,6 +140,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     contents = read_all(args)
     sections = make_sections(contents)
+    if args.figures:
+        sections = [section for section in sections if section.anchor in args.figures]
+        if not sections:
+            refuse(f"--figures {' '.join(args.figures)}: there is nothing to draw these from")
     with refusing(f"--out {args.out} cannot be written; make room or name another folder", OSError):
         paths = _write(args.out, sections, contents.models, notes_on(args, contents))
     size = paths[0].stat().st_size / 1e6
