@@ -238,6 +238,7 @@ def test_files_that_do_not_fit_get_one_line_and_leave_nothing(files, tmp_path):
     for flags, message in (
         ([dense, tmp_path / "wide.pt", "--labels", "a", "a"], "more than one checkpoint"),
         ([dense, "--pretrained", tmp_path / "wide.pt"], "has other attention modules than dense"),
+        ([dense, "--pretrained", files / "small.pt"], "small.pt is compact: name the model from"),
         (["--run", tmp_path / "run"], "neuroprune.jsonl, line 1 is damaged"),
         (["--results", tmp_path / "bleu.jsonl"], "has no number in 'bleu'"),
         (["--results", tmp_path / "slow.json"], "has no number in 'beam' in row 1"),

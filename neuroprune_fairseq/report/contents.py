@@ -36,12 +36,16 @@ class Contents:
     before: tuple[AttentionFacts, ...] = ()  # the modules that pruning started from
 
 
-def _check_pretrained(path: Path, before: Sequence[AttentionFacts], model: ModelFacts) -> None:
-    shapes = [(module.name, module.num_heads) for module in model.attention]
-    if shapes != [(module.name, module.num_heads) for module in before]:
-        refuse(f"--pretrained {path} has other attention modules than {model.label}")
-    if any(module.importance is None for module in before):
-        refuse(f"--pretrained {path} is compact: some heads' weights are gone")
+def _read_pretrained(path: Path, models: Sequence[ModelFacts]) -> tuple[AttentionFacts, ...]:
+    """The modules that pruning started from; they must be those of all models."""
+    before = read_model(path, "pretrained", 0.0)[0]
+    if before.is_compact:
+        refuse(f"--pretrained {path} is compact: name the model from before heads were cut out")
+    names = [(module.name, module.num_heads) for module in before.attention]
+    for model in models:
+        if names != [(module.name, module.num_heads) for module in model.attention]:
+            refuse(f"--pretrained {path} has other attention modules than {model.label}")
+    return before.attention
 
 
 def read_all(args: argparse.Namespace) -> Contents:
@@ -60,9 +64,7 @@ def read_all(args: argparse.Namespace) -> Contents:
         if run:
             contents.runs_of_models[label] = run
     if args.pretrained:
-        contents.before = read_model(args.pretrained, "pretrained", 0.0)[0].attention
-        for model in contents.models:
-            _check_pretrained(args.pretrained, contents.before, model)
+        contents.before = _read_pretrained(args.pretrained, contents.models)
     return contents
 
 
