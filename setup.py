@@ -30,7 +30,10 @@ setup(
     license="MIT",
     author="The neuroprune_fairseq authors",
     packages=find_packages(include=["neuroprune_fairseq", "neuroprune_fairseq.*"]),
-    package_data={"neuroprune_fairseq": ["config/*.yaml"]},
+    package_data={
+        "neuroprune_fairseq": ["config/*.yaml"],
+        "neuroprune_fairseq.report": ["page.html"],
+    },
     python_requires=">=3.9",
     install_requires=[
         "torch>=2.6",
@@ -42,7 +45,6 @@ setup(
         "optuna>=4.2",
         "jinja2",
     ],
-    package_data={"neuroprune_fairseq.report": ["page.html"]},
     extras_require={
         "fairseq": FAIRSEQ,
         "ctranslate2": CTRANSLATE2,
