@@ -21,6 +21,7 @@ from neuroprune_fairseq.report.measures import (
 )
 from neuroprune_fairseq.report.panels import (
     INK,
+    LEGEND_ROW,
     MUTED,
     Picture,
     Section,
@@ -156,6 +157,7 @@ def section(models: Sequence[ModelFacts]) -> Section:
     shown = spread_out(models, MOST_MODELS)
     ridges = {f"Degrees, {TITLES[part]}": _distributions(shown, part) for part in MLP_PARTS}
     spreads = {f"Spread of degrees, {TITLES[part]}": _spreads(models, part) for part in MLP_PARTS}
+    legend_rows = len(by_method(models)) // 2 + 1  # the methods and the scattered zeros in pairs
     return Section(
         anchor="degrees",
         title="Degrees of neurons",
@@ -168,7 +170,7 @@ def section(models: Sequence[ModelFacts]) -> Section:
         finding=_finding(models),
         pictures=[
             Picture("degrees", ridges, RIDGE_INCHES * len(shown) + 0.75),
-            Picture("degree-spread", spreads, 3.3),
+            Picture("degree-spread", spreads, 2.4 + LEGEND_ROW * legend_rows),
         ],
         folded_table=_numbers(models),
     )

@@ -16,6 +16,7 @@ from neuroprune_fairseq.report.measures import (
 )
 from neuroprune_fairseq.report.panels import (
     INK,
+    LEGEND_ROW,
     MUTED,
     Picture,
     Section,
@@ -106,6 +107,6 @@ def section(models: Sequence[ModelFacts], before: Sequence[AttentionFacts]) -> S
         "emerge from a head, in the model that pruning started from.",
         finding=f"Removed heads: {'; '.join(texts)}.",
         notes=[ONLY],
-        pictures=[Picture("importance", panels, 3.2)],
+        pictures=[Picture("importance", panels, 2.2 + LEGEND_ROW * len(ratios))],
         folded_table=Table("Numbers", rows, text_columns=2),
     )

@@ -24,6 +24,7 @@ from neuroprune_fairseq.frontier_figures import STYLES
 PANEL_WIDTH = 3.6
 FONT_SIZE = 9
 SPACE = 0.12  # between panels of a file
+LEGEND_ROW = 0.19  # what a row of a legend below a panel takes
 DPI = 200  # of PNG files
 INK, PAPER, MUTED = "#000000", "#ffffff", "#767c87"
 # In the page colours follow its theme, so that they suit light and dark.

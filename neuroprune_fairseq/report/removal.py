@@ -22,6 +22,7 @@ from neuroprune_fairseq.report.measures import (
 )
 from neuroprune_fairseq.report.panels import (
     INK,
+    LEGEND_ROW,
     MUTED,
     PANEL_WIDTH,
     Picture,
@@ -116,7 +117,8 @@ def positions_section(models: Sequence[ModelFacts]) -> Section | None:
     groups = by_method(with_removals(models))
     if not groups:
         return None
-    curves = Picture("positions", {"Removal by position": _positions(groups)}, 3.2)
+    height = 2.2 + LEGEND_ROW * len(groups)
+    curves = Picture("positions", {"Removal by position": _positions(groups)}, height)
     return Section(
         anchor="positions",
         title="Which heads are removed",
