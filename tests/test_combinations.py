@@ -74,8 +74,9 @@ def test_a_feature_trains_with_a_way_of_pruning(
 
 def test_a_layer_that_is_dropped_for_good_is_absent_from_the_numbers(run_train, tmp_path):
     run_train("--max-epoch", 1, *SMALL, "--encoder-layerdrop", 0.2)
-    path, dropped = str(tmp_path / "run" / "checkpoint_last.pt"), {"encoder_layers_to_keep": "1"}
-    [model], _ = checkpoint_utils.load_model_ensemble([path], arg_overrides=dropped)
+    kept = {"encoder_layers_to_keep": "1", "decoder_layers_to_keep": "0"}
+    path = str(tmp_path / "run" / "checkpoint_last.pt")
+    [model], _ = checkpoint_utils.load_model_ensemble([path], arg_overrides=kept)
     assert measure(model)["heads_total"] == 3 * 6
     assert [block.kind for block in attention_blocks(model)][0] == "encoder_self"
     assert len(mlp_blocks(model)) == 2
