@@ -6,10 +6,13 @@ The one place for version checks and for workarounds of fairseq; each has its re
 from __future__ import annotations
 
 import argparse
+import collections
+import functools
 import importlib
 import importlib.util
 import logging
 import re
+import typing
 
 # torch 2.6 is the first release whose torch.load refuses to run code by default.
 MINIMUM_TORCH = (2, 6)
@@ -67,3 +70,43 @@ def allow_fairseq_checkpoints() -> None:
     import torch
 
     torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+def allow_fairseq_broadcasts() -> None:
+    """Let several workers exchange what the first one read from a checkpoint.
+
+    fairseq sends it through torch.save and torch.load, with its settings as OmegaConf's
+    containers and with placeholders for tensors. All of these only hold values.
+    """
+    import omegaconf
+    import torch
+    from fairseq.distributed import utils
+
+    containers = [omegaconf.DictConfig, omegaconf.ListConfig, omegaconf.AnyNode]
+    details = [omegaconf.base.ContainerMetadata, omegaconf.base.Metadata, typing.Any]
+    plain = [dict, int, list, collections.defaultdict]
+    allowed = [*containers, *details, *plain, utils._TensorPlaceholder]
+    torch.serialization.add_safe_globals(allowed)
+
+
+def start_ema_from_weights() -> None:
+    """Let a run with --store-ema begin from a checkpoint that holds no EMA.
+
+    fairseq means to start the EMA from the checkpoint's weights, but its Trainer deletes them
+    before it does (KeyError: 'model'), and no hook lies between. So a checkpoint that is
+    loaded from now on gives its weights as its EMA where it has none.
+    """
+    from fairseq import checkpoint_utils
+
+    load = checkpoint_utils.load_checkpoint_to_cpu
+    if hasattr(load, "__wrapped__"):
+        return
+
+    @functools.wraps(load)
+    def load_with_ema(*args: typing.Any, **kwargs: typing.Any) -> dict[str, typing.Any]:
+        state = load(*args, **kwargs)
+        if isinstance(state.get("extra_state"), dict):
+            state["extra_state"].setdefault("ema", state["model"])
+        return state
+
+    checkpoint_utils.load_checkpoint_to_cpu = load_with_ema

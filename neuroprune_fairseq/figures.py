@@ -49,7 +49,9 @@ def short_module_name(name: str) -> str:
 def _plot_bleu(axes: Axes, records: Sequence[dict[str, Any]]) -> None:
     """BLEU against heads kept, a point and a legend entry for each record."""
     for number, record in enumerate(records):
-        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        # Past the last colour the markers move on by one, so that no two look the same.
+        marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+        style = {"color": COLOURS[number % len(COLOURS)], "marker": marker}
         label = f"{record['label']} (sparsity {record['total_sparsity']:.2f})"
         axes.plot(record["heads_kept"], record["bleu"], linestyle="", label=label, **style)
     axes.set_xlim(-3, max(record["heads_total"] for record in records) + 3)

@@ -11,22 +11,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from fairseq import utils
 from fairseq.data import data_utils
 from fairseq.tasks.translation import TranslationTask
 from torch import nn
 
+from neuroprune_fairseq import workers
 from neuroprune_fairseq.errors import refuse, refusing
 from neuroprune_fairseq.structure import attention_blocks
 
 LOCK_NAME = ".neuroprune.lock"
 _BEFORE = "checkpoints from before are as they were"
-
-
-def is_master() -> bool:
-    """Whether this worker writes files."""
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def claim(folder: Path) -> Any:
@@ -87,7 +82,7 @@ class GuardedTask(TranslationTask):
         super().begin_epoch(epoch, model)
         if not attention_blocks(model):
             refuse("--arch: the model has no attention modules to prune; name a Transformer")
-        if is_master():
+        if workers.is_first():
             self._claim = claim(Path(self.cfg.save_dir))
 
     def train_step(

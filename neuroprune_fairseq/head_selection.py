@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from neuroprune_fairseq.importance import GradientImportance
+from neuroprune_fairseq.importance import HeadImportance
 from neuroprune_fairseq.pruning import remove_heads_
 from neuroprune_fairseq.redundancy import find_dominators, head_distances
 from neuroprune_fairseq.sparsity import head_mask
-from neuroprune_fairseq.structure import attention_blocks
+from neuroprune_fairseq.structure import AttentionBlock, attention_blocks
 
 HEAD_CRITERIA = ("both", "importance", "redundancy")
 
 # A head that goes: index of its module, head, and the head that replaces it, if any.
 Removal = tuple[int, int, "int | None"]
+Distance = Callable[[AttentionBlock], Tensor]
 
 
-def _living_distances(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+def _living_distances(
+    model: nn.Module, distance: Distance = head_distances
+) -> list[tuple[Tensor, Tensor]]:
     """Per module: its living heads (n,) and their distances (n, n)."""
     found = []
     for block in attention_blocks(model):
         alive = head_mask(block).nonzero().flatten()
-        found.append((alive, head_distances(block)[alive][:, alive]))
+        found.append((alive, distance(block)[alive][:, alive]))
     return found
 
 
@@ -42,17 +46,20 @@ def _dominated(
     return removals
 
 
-def by_redundancy(model: nn.Module, surplus: int) -> list[Removal]:
+def by_redundancy(
+    model: nn.Module, surplus: int, distance: Distance = head_distances
+) -> list[Removal]:
     """The heads that the smallest distance threshold makes redundant, closest pairs first.
 
     Args:
         model: a fairseq model.
         surplus: how many heads must go.
+        distance: of every two heads of a module, (heads, heads).
 
     Returns:
         At most ``surplus`` removals; fewer when one head is left in every module.
     """
-    living = _living_distances(model)
+    living = _living_distances(model, distance)
     thresholds = sorted({float(d) for _, distances in living for d in distances.flatten()})
     counts = _LazyCounts(living, thresholds)
     smallest = min(bisect_left(counts, surplus), len(thresholds) - 1)
@@ -74,7 +81,7 @@ class _LazyCounts:
 
 
 def by_importance(
-    model: nn.Module, surplus: int, importance: GradientImportance, redundancy: bool
+    model: nn.Module, surplus: int, importance: HeadImportance, redundancy: bool
 ) -> list[Removal]:
     """The heads that matter least, over all modules; a module may go empty.
 
@@ -107,7 +114,7 @@ def _nearest(distances: Tensor) -> Tensor:
 
 
 def keep_heads_(
-    model: nn.Module, keep: int, criterion: str, importance: GradientImportance, merge: str
+    model: nn.Module, keep: int, criterion: str, importance: HeadImportance, merge: str
 ) -> list[dict[str, Any]]:
     """Remove heads in place until at most ``keep`` are left in the whole model.
 

@@ -1,7 +1,8 @@
-"""Edits that survive half-precision training.
+"""Edits that survive half-precision training, and what it needs to be resumed exactly.
 
 With --fp16 or --bf16 fairseq's optimizer keeps an fp32 master copy of every parameter and
-overwrites the model from it at each step: an edit of the model alone is lost.
+overwrites the model from it at each step: an edit of the model alone is lost. Its checkpoints
+hold the half-precision model only, so a resumed run would begin from rounded weights.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -51,3 +53,46 @@ def master_weights(optimizer: Any) -> Iterator[None]:
     finally:
         for param, half, master in pairs:
             param.data = half.copy_(master)
+
+
+def half_precision_state(optimizer: Any) -> dict[str, Any]:
+    """What a checkpoint of fairseq lacks for half-precision training to go on exactly.
+
+    Args:
+        optimizer: a fairseq optimizer.
+
+    Returns:
+        ``master_weights``, all fp32 copies in one tensor (n,) on the CPU, and ``loss_scaler``,
+        plain numbers; each only where the optimizer has such.
+    """
+    state: dict[str, Any] = {}
+    masters = [master.flatten() for _, master in _master_copies(optimizer)]
+    if masters:
+        state["master_weights"] = torch.cat(masters).cpu()
+    scaler = getattr(optimizer, "scaler", None)
+    if hasattr(scaler, "state_dict"):  # torch's, with --amp
+        state["loss_scaler"] = scaler.state_dict()
+    elif scaler is not None:  # fairseq's; its optimizer keeps the scale, but not these counts
+        counts = {name: count for name, count in vars(scaler).items() if name.startswith("_")}
+        state["loss_scaler"] = counts
+    return state
+
+
+@torch.no_grad()
+def restore_half_precision_(optimizer: Any, state: dict[str, Any]) -> None:
+    """Put a :func:`half_precision_state` back; nothing for an optimizer of another precision.
+
+    Args:
+        optimizer: a fairseq optimizer whose model was loaded from the same checkpoint.
+        state: may hold other entries, too.
+    """
+    masters = [master for _, master in _master_copies(optimizer)]
+    if masters and "master_weights" in state:
+        saved = state["master_weights"].split([master.numel() for master in masters])
+        for master, values in zip(masters, saved):
+            master.copy_(values.view_as(master))
+    scaler, counts = getattr(optimizer, "scaler", None), state.get("loss_scaler")
+    if hasattr(scaler, "load_state_dict") and counts:
+        scaler.load_state_dict(counts)
+    elif scaler is not None and counts:
+        vars(scaler).update(counts)

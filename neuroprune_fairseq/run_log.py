@@ -37,7 +37,7 @@ def write_epoch(path: Path, record: dict[str, Any]) -> None:
         record: JSON-serialisable, with the key ``epoch``.
     """
     earlier = [old for old in read_epochs(path) if old["epoch"] < record["epoch"]]
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     lines = (json.dumps(entry) for entry in [*earlier, record])
     temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     os.replace(temporary, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
@@ -11,7 +11,7 @@ from torch import nn
 from neuroprune_fairseq import sparsity
 from neuroprune_fairseq.errors import check_choice, refuse
 from neuroprune_fairseq.head_selection import HEAD_CRITERIA, keep_heads_
-from neuroprune_fairseq.importance import GradientImportance
+from neuroprune_fairseq.importance import HeadImportance, WeightImportance
 from neuroprune_fairseq.structure import attention_blocks
 from neuroprune_fairseq.targets import HeldZeros, Schedule, sparsify_
 
@@ -101,7 +101,8 @@ class TargetController:
         """Start afresh, or go on from the ``state`` of a checkpoint ({} for none)."""
         self.targets = targets
         self.schedule = schedule
-        self.importance = GradientImportance(values=state.get("importance"))
+        self._heads = HeadImportance(values=state.get("head_importance"))
+        self._weights = WeightImportance(values=state.get("weight_importance"))
         self._start: dict[str, float] = state.get("start", {})
         self._held: HeldZeros | None = None
         self._replaced: dict[str, dict[int, Any]] = state.get("replaced", {})
@@ -110,7 +111,9 @@ class TargetController:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to be the same run."""
         return {
-            "importance": self.importance.values,
+            "head_importance": self._heads.values,
+            "weight_importance": self._weights.values,
+            "schedule": asdict(self.schedule),
             "start": self._start,
             "finished": self.finished,
             "replaced": self._replaced,  # since the last epoch's record
@@ -122,16 +125,24 @@ class TargetController:
             found = sparsity.measure(model)
             self._start = {part: found[f"{part}_sparsity"] for part in PARTS}
             self._start["heads"] = found["heads_kept"]
+        self.hold_(model)
+
+    def hold_(self, model: nn.Module) -> None:
+        """From now on hold the zeros that are there, if a sparsity is asked for."""
         if self.targets.sparsities:
             self._held = HeldZeros(model)
 
     def before_update_(self, model: nn.Module) -> None:
-        """Measure importance while there are heads to choose."""
-        if self.targets.heads is not None and not self.finished:
-            self.importance.update(model)
+        """Measure importance while there is something to choose."""
+        if self.finished:
+            return
+        if self.targets.heads is not None:
+            self._heads.update(model)
+        if self.targets.sparsities:
+            self._weights.update(model)
 
     def after_update_(self, model: nn.Module, num_updates: int) -> bool:
-        """Hold zeros and, when the schedule says so, make more.
+        """Hold zeros and, when the schedule says so, make more (then :meth:`hold_` them).
 
         Args:
             model: with fp32 parameters (precision.master_weights).
@@ -142,16 +153,17 @@ class TargetController:
         """
         if self._held is not None:
             self._held.zero_()
-        self.finished = num_updates >= self.schedule.end
-        if not self.schedule.acts(num_updates):
+        was_finished, self.finished = self.finished, num_updates >= self.schedule.end
+        # Not only at the end itself: with more workers a resumed run may be past it.
+        ends = self.finished and not was_finished
+        if not (ends or self.schedule.acts(num_updates)):
             return False
         progress = self.schedule.progress(num_updates)
         self._remove_heads_(model, progress)
         for part, goal in self.targets.sparsities.items():
             start = self._start[part]
-            sparsify_(model, part, start + (goal - start) * progress)
-        if self.targets.sparsities:
-            self._held = HeldZeros(model)
+            share = start + (goal - start) * progress
+            sparsify_(model, part, share, self._weights.scores(model))
         return True
 
     def _remove_heads_(self, model: nn.Module, progress: float) -> None:
@@ -160,7 +172,7 @@ class TargetController:
         surplus = self._start["heads"] - self.targets.heads
         keep = self.targets.heads + round(surplus * (1.0 - progress))
         records = keep_heads_(
-            model, keep, self.targets.head_criterion, self.importance, self.targets.merge
+            model, keep, self.targets.head_criterion, self._heads, self.targets.merge
         )
         for record in records:
             self._replaced.setdefault(record["module"], {}).update(record["replaced"])

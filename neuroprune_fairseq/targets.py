@@ -2,8 +2,7 @@
 
 The paper's limitations name it: heads cannot be asked for, and three hyper-parameters must
 be guessed. Here the controller finds them: for heads the smallest distance threshold (or the
-least important heads), for weights the smallest multiple of the penalties' slopes that
-reaches the scheduled number of zeros.
+least important heads), and of the weights those go that matter least to the loss.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from neuroprune_fairseq.penalties import missing_fraction
-from neuroprune_fairseq.structure import AttentionBlock, MLPBlock, attention_blocks, mlp_blocks
+from neuroprune_fairseq.structure import attention_blocks, mlp_blocks, prunable_weights
 
 
 @dataclass(frozen=True)
@@ -43,53 +41,6 @@ class Schedule:
         return num_updates == self.end or (inside and num_updates % self.interval == 0)
 
 
-def attention_scores(attention: AttentionBlock) -> list[Tensor]:
-    """Multiple of Eq. 2's slope, 1 / (2 sqrt(row l1)), at which each weight would be zero.
-
-    Args:
-        attention: one attention block.
-
-    Returns:
-        One tensor per prunable weight, of its shape: 2 |w| sqrt(row l1 norm).
-    """
-    scores = []
-    for weights in attention.input_groups:
-        row_norms = sum(weight.float().abs().sum(dim=0) for weight in weights)
-        scores += [2.0 * weight.float().abs() * row_norms.sqrt() for weight in weights]
-    return scores
-
-
-def mlp_scores(mlp: MLPBlock) -> list[Tensor]:
-    """Multiple of Eq. 1's slope, the row's share of missing entries, at which w would be zero.
-
-    Args:
-        mlp: one MLP block.
-
-    Returns:
-        One tensor per prunable weight, of its shape. A row that misses nothing has slope
-        0 in Eq. 1 and could never start; every row counts one missing entry more.
-    """
-    scores = []
-    for weight in mlp.prunable_weights:
-        slope = missing_fraction(weight, torch.finfo(weight.dtype).tiny) + 1.0 / weight.shape[1]
-        scores.append(weight.float().abs() / slope)
-    return scores
-
-
-def _weights_and_scores(model: nn.Module, part: str) -> tuple[list[Tensor], list[Tensor]]:
-    weights: list[Tensor] = []
-    scores: list[Tensor] = []
-    if part in ("attn", "total"):
-        for block in attention_blocks(model):
-            weights += block.prunable_weights
-            scores += attention_scores(block)
-    if part in ("mlp", "total"):
-        for block in mlp_blocks(model):
-            weights += block.prunable_weights
-            scores += mlp_scores(block)
-    return weights, scores
-
-
 @torch.no_grad()
 def zero_lowest_(weights: Sequence[Tensor], scores: Sequence[Tensor], count: int) -> None:
     """Zero the ``count`` weights of lowest score in place; zeros have score 0 and go first.
@@ -110,17 +61,20 @@ def zero_lowest_(weights: Sequence[Tensor], scores: Sequence[Tensor], count: int
         weight.masked_fill_(mask.view_as(weight), 0.0)
 
 
-def sparsify_(model: nn.Module, part: str, sparsity: float) -> None:
-    """Zero weights of the model in place until a share of them is zero.
+def sparsify_(model: nn.Module, part: str, sparsity: float, scores: Sequence[Tensor]) -> None:
+    """Zero the weights of lowest score in place until a share of them is zero.
 
     Args:
         model: a fairseq model.
         part: "attn", "mlp" or "total".
         sparsity: share of the part's prunable weights that end up zero, in [0, 1).
+        scores: of all prunable weights, as WeightImportance.scores gives them; a zero
+            weight has score 0.
     """
-    weights, scores = _weights_and_scores(model, part)
-    if part == "total":  # the two kinds of score are not on one scale
-        scores = [score / score.mean().clamp(min=1e-12) for score in scores]
+    attn = prunable_weights(attention_blocks(model))
+    weights = [*attn, *prunable_weights(mlp_blocks(model))]
+    parts = {"attn": slice(len(attn)), "mlp": slice(len(attn), None), "total": slice(None)}
+    weights, scores = weights[parts[part]], scores[parts[part]]
     zero_lowest_(weights, scores, round(sparsity * sum(weight.numel() for weight in weights)))
 
 

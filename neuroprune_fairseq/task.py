@@ -8,6 +8,7 @@ from typing import Any, Optional
 from fairseq.tasks import register_task
 from omegaconf import II
 
+from neuroprune_fairseq import workers
 from neuroprune_fairseq.errors import check_choice, refuse
 from neuroprune_fairseq.precision import master_weights
 from neuroprune_fairseq.proximal import proximal_step_
@@ -67,8 +68,6 @@ class TranslationNeuropruneConfig(PruningTaskConfig):
             "scaled by the distance to the nearest other head)"
         },
     )
-    max_epoch: int = II("optimization.max_epoch")
-    max_update: int = II("optimization.max_update")
     update_freq: Any = II("optimization.update_freq")
     memory_efficient_fp16: bool = II("common.memory_efficient_fp16")
     memory_efficient_bf16: bool = II("common.memory_efficient_bf16")
@@ -100,7 +99,7 @@ class TranslationNeuropruneTask(PruningTask):
         if threshold is not None and self._targets.heads is not None:
             refuse("--target-heads finds the threshold itself; drop --head-distance-threshold")
         self._controller: Optional[TargetController] = None
-        self._restored: dict[str, Any] = {}
+        self._controller_state: dict[str, Any] = {}
         self._pruned_heads: Optional[PrunedHeads] = None
 
     def start_(self) -> None:
@@ -114,14 +113,22 @@ class TranslationNeuropruneTask(PruningTask):
         if self._targets:
             self.refuse_patience()
             if self._controller is None:
-                schedule = self._schedule()
                 self._targets.check(self.model)
-                self._controller = TargetController(self._targets, schedule, self._restored)
+                self._controller = TargetController(
+                    self._targets, self._schedule(), self._controller_state
+                )
+                self._controller_state = {}
             self._controller.start_(self.model)
             self._release_when_finished()
 
     def _schedule(self) -> Schedule:
-        """From a tenth of the run to --target-update, by default two thirds of it."""
+        """From a tenth of the run to --target-update, by default two thirds of it.
+
+        A resumed run keeps the schedule that it began with, unless it now has more or fewer
+        updates to go.
+        """
+        if self._controller_state.get("batches") == self._batches():
+            return Schedule(**self._controller_state["schedule"])
         length = total_updates(
             len(self._train_iterator),
             list(self.cfg.update_freq),
@@ -134,6 +141,12 @@ class TranslationNeuropruneTask(PruningTask):
         if not 1 <= end <= length:
             refuse(f"--target-update {end} must be within the run's {length} updates")
         return Schedule(min(length // 10, end - 1), end, max(1, self.cfg.target_interval))
+
+    def _batches(self) -> list[int]:
+        """What the number of updates depends on, apart from the corpus."""
+        shards = self._train_iterator.num_shards
+        flags = (self.cfg.max_epoch, self.cfg.max_update, self.cfg.target_update or 0)
+        return [*flags, *(shards * freq for freq in self.cfg.update_freq)]
 
     def before_update_(self) -> None:
         if self._controller:
@@ -149,6 +162,8 @@ class TranslationNeuropruneTask(PruningTask):
             if self._pruned_heads:
                 self._pruned_heads.zero_()
             if self._controller and self._controller.after_update_(self.model, self.num_updates):
+                workers.follow_first_(self.model.parameters())
+                self._controller.hold_(self.model)
                 self._pruned_heads = PrunedHeads(self.model)
         if self._controller:
             self._release_when_finished()
@@ -180,10 +195,10 @@ class TranslationNeuropruneTask(PruningTask):
         self._pruned_heads = PrunedHeads(self.model)
         return {"modules": modules}
 
-    def get_checkpoint_dict(self):
-        inherited = super().get_checkpoint_dict()  # first: it may end the epoch
-        state = self._controller.state_dict() if self._controller else self._restored
-        return {**inherited, type(self).__name__: state} if state else inherited
+    def own_state(self):
+        if self._controller is None:
+            return {}
+        return {**self._controller.state_dict(), "batches": self._batches()}
 
-    def set_checkpoint_dict(self, state):
-        self._restored = state
+    def restore_(self, state):
+        self._controller_state = state

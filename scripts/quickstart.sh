@@ -14,19 +14,18 @@ pretrain_epochs=6
 pretrain_lr=4e-3
 finetune_epochs=3
 finetune_lr=2e-3
-attn_penalty_weight=3e-3
-mlp_penalty_weight=0.3
-head_distance_threshold=0.5
 tolerance=1e-3
-heads=28
-target_sparsity=0.75
+# Settings of each method, as neuroprune-frontier's --grid.
+neuroprune="attn-penalty-weight=1e-3,3e-3;mlp-penalty-weight=0.1;head-distance-threshold=0.5"
+target="target-heads=28;target-sparsity=0.75"
+dsp="heads-to-keep=28,54;cooldown-updates=150;score-clip-ratio=10"
 
 about "From nothing to a pruned translation model: at most 12 minutes on 2 cores.
 The second run continues, or skips what is done, and prints the table again."
 option out DIR runs/quickstart "where everything goes (a relative path: from the checkout)"
 parse_options "$@"
 
-steps=9
+steps=8
 step=0
 # step TEXT: says where we are and since when.
 step() {
@@ -35,26 +34,21 @@ step() {
     $((SECONDS / 60)) $((SECONDS % 60))
 }
 
-finetune() {  # LABEL, SCRIPT, then its options
-  bash "$here/$2" --data "$out/corpus" --save-dir "$out/$1" \
-    --pretrained "$out/pretrained/checkpoint_last.pt" --epochs "$finetune_epochs" \
-    --lr "$finetune_lr" --warmup-updates 50 --max-tokens "$max_tokens" "${@:3}"
-}
+# What all fine-tunings have in common.
+finetuning=(--lr "$finetune_lr" --warmup-updates 50 --max-tokens "$max_tokens")
 
-evaluate() {  # LABEL
-  if grep -qsF "{\"label\": \"$1\"," "$out/results.jsonl"; then
-    echo "$1: already evaluated"
-    return
-  fi
-  bash "$here/evaluate.sh" --data "$out/corpus" --label "$1" --results "$out/results.jsonl" \
-    --checkpoint "$out/$1/checkpoint_last.pt" --tolerance "$tolerance"
+# frontier METHOD GRID JOBS: fine-tunes and evaluates every setting, so many at a time.
+frontier() {
+  "$PYTHON" -m neuroprune_fairseq.frontier run --method "$1" --grid "$2" --jobs "$3" \
+    --data "$out/corpus" --pretrained "$out/pretrained/checkpoint_last.pt" --out "$out/$1" \
+    --epochs "$finetune_epochs" --tolerance "$tolerance" -- "${finetuning[@]}"
 }
 
 # claim_out: makes $out a quickstart's of these settings, or stops.
 claim_out() {
   local name settings=""
   for name in arch train_pairs max_tokens pretrain_epochs pretrain_lr finetune_epochs finetune_lr \
-    attn_penalty_weight mlp_penalty_weight head_distance_threshold tolerance heads target_sparsity; do
+    tolerance neuroprune target dsp; do
     settings+="$name=${!name} "
   done
   mkdir -p "$out" 2>/dev/null || die "--out $out cannot be made; name another folder"
@@ -72,28 +66,31 @@ source "$here/environment.sh"
 step "Corpus: a German-English grammar makes $train_pairs pairs: 15 seconds"
 bash "$here/prepare.sh" --corpus toy --train-pairs "$train_pairs" --out "$out/corpus"
 
-step "Pretraining a dense model, $pretrain_epochs epochs: about 3 minutes"
+step "Pretraining a dense model, $pretrain_epochs epochs: about 2 minutes"
 bash "$here/pretrain.sh" --data "$out/corpus" --save-dir "$out/pretrained" --arch "$arch" \
   --epochs "$pretrain_epochs" --lr "$pretrain_lr" --warmup-updates 200 --dropout 0 \
   --max-tokens "$max_tokens"
 
-step "Fine-tuning it as it is, for comparison, $finetune_epochs epochs: about 90 seconds"
-finetune dense finetune_neuroprune.sh --plain
+step "Fine-tuning it as it is, for comparison, $finetune_epochs epochs: about a minute"
+bash "$here/finetune_neuroprune.sh" --plain --data "$out/corpus" --save-dir "$out/dense" \
+  --pretrained "$out/pretrained/checkpoint_last.pt" --epochs "$finetune_epochs" "${finetuning[@]}"
+if [ ! -e "$out/dense/results.jsonl" ]; then
+  bash "$here/evaluate.sh" --data "$out/corpus" --label dense --results "$out/dense/results.jsonl" \
+    --checkpoint "$out/dense/checkpoint_last.pt" --tolerance "$tolerance"
+fi
 
-step "Fine-tuning it with NeuroPrune, $finetune_epochs epochs: about 90 seconds"
-finetune neuroprune finetune_neuroprune.sh --attn-penalty-weight "$attn_penalty_weight" \
-  --mlp-penalty-weight "$mlp_penalty_weight" --head-distance-threshold "$head_distance_threshold"
+step "NeuroPrune, two settings at a time: about 2 minutes"
+frontier neuroprune "$neuroprune" 2
 
-step "Fine-tuning it to named targets, $heads heads and $target_sparsity zeros: about 90 seconds"
-finetune target finetune_neuroprune.sh --target-heads "$heads" --target-sparsity "$target_sparsity"
+step "Named targets, a quarter of the heads and of the weights: about a minute"
+frontier neuroprune-target "$target" 1
 
-step "Fine-tuning it with DSP, which keeps $heads heads and all other weights: about 90 seconds"
-finetune dsp finetune_baseline.sh --method dsp --heads-to-keep "$heads" --cooldown-updates 150 \
-  --score-clip-ratio 10
-
-step "Translating the test set with all four: half a minute"
-for label in dense neuroprune target dsp; do evaluate "$label"; done
+step "DSP, which keeps a number of heads and all other weights, two settings: about 2 minutes"
+frontier dsp "$dsp" 2
 
 step "Result"
 echo "Weights below $tolerance count as zero and are zero in the translating model."
-"$PYTHON" "$here/report.py" --results "$out/results.jsonl" --picture "$out/overview"
+results=("$out"/{neuroprune,neuroprune-target,dsp}/results.jsonl)
+"$PYTHON" "$here/report.py" --results "$out/dense/results.jsonl" "${results[@]}" \
+  --picture "$out/overview"
+"$PYTHON" -m neuroprune_fairseq.frontier plot "${results[@]}" --out "$out/frontier" --overwrite

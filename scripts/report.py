@@ -1,4 +1,4 @@
-"""Print a results file of evaluate.sh as one table and, with --picture, draw it."""
+"""Print results files of evaluate.sh as one table and, with --picture, draw it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from one_line_parser import OneLineParser
 
 
 def main() -> None:
-    """Command line: ``report.py --results FILE [--picture STEM]``."""
+    """Command line: ``report.py --results FILE… [--picture STEM]``."""
     parser = OneLineParser(prog="report.py", description=__doc__)
-    parser.add_argument("--results", required=True, metavar="FILE", help="JSON Lines")
+    parser.add_argument("--results", required=True, nargs="+", metavar="FILE", help="JSON Lines")
     parser.add_argument("--picture", metavar="STEM", help="writes STEM.png and STEM.svg")
     args = parser.parse_args()
     if args.picture and not Path(args.picture).parent.is_dir():
@@ -22,7 +22,7 @@ def main() -> None:
     from neuroprune_fairseq.errors import refusing
     from neuroprune_fairseq.results import format_table, read_records
 
-    records = read_records(args.results)
+    records = [record for path in args.results for record in read_records(path)]
     print(format_table(records))
     if args.picture:
         from neuroprune_fairseq.figures import draw_overview

@@ -42,16 +42,24 @@ progress_lines() {
 
 # run_fairseq_train ARGUMENT...: sets $why to the last line of what went wrong. On a terminal
 # fairseq draws its progress bar on stderr; else stderr goes into the log when all is over.
+#
+# NEUROPRUNE_LAUNCH, words between spaces, starts NEUROPRUNE_WORKERS workers in place of one
+# interpreter (see train.sbatch). Neither is part of the command that is kept: a run may go on
+# with another number of workers.
 run_fairseq_train() {
-  local status=0 log=$save_dir/train.log errors=$save_dir/errors.txt
+  local status=0 log=$save_dir/train.log errors=$save_dir/errors.txt launch=("$PYTHON")
+  if [ -n "${NEUROPRUNE_LAUNCH:-}" ]; then
+    read -r -a launch <<<"$NEUROPRUNE_LAUNCH"
+    set -- "$@" --distributed-world-size "${NEUROPRUNE_WORKERS:?is how many are launched}"
+  fi
   # No modules from the folder in which the user happens to be.
   local -x PYTHONSAFEPATH=1
   why=""
   if [ -t 2 ]; then
-    "$PYTHON" -m fairseq_cli.train "$@" | tee -a "$log" | progress_lines
+    "${launch[@]}" -m fairseq_cli.train "$@" | tee -a "$log" | progress_lines
     return
   fi
-  "$PYTHON" -m fairseq_cli.train "$@" 2>"$errors" | tee -a "$log" | progress_lines || status=$?
+  "${launch[@]}" -m fairseq_cli.train "$@" 2>"$errors" | tee -a "$log" | progress_lines || status=$?
   cat "$errors" >>"$log" || true
   why=$(grep . "$errors" | tail -n 1 || true)
   rm -f "$errors"

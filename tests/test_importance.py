@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuroprune_fairseq.importance import GradientImportance, gate_gradients
-from neuroprune_fairseq.structure import attention_blocks
+from neuroprune_fairseq.importance import HeadImportance, WeightImportance, gate_gradients
+from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 
 def loss_of(model, sample):
@@ -44,7 +44,7 @@ def test_loss_scaling_does_not_change_what_is_important(build_model):
     values = []
     for scale in (1.0, 1024.0):
         set_gradients(model, scale)
-        importance = GradientImportance()
+        importance = HeadImportance()
         importance.update(model)
         values.append(importance.values)
     assert torch.allclose(values[0], values[1])
@@ -53,7 +53,7 @@ def test_loss_scaling_does_not_change_what_is_important(build_model):
 
 def test_the_past_fades_at_the_decay(build_model):
     model = build_model()
-    importance = GradientImportance(decay=0.75, values=torch.zeros(108))
+    importance = HeadImportance(decay=0.75, values=torch.zeros(108))
     set_gradients(model, 1.0)
     importance.update(model)
     assert importance.values.mean().item() == pytest.approx(0.25)
@@ -63,6 +63,35 @@ def test_the_past_fades_at_the_decay(build_model):
 def test_an_overflowed_update_counts_as_nothing(build_model):
     model = build_model()
     set_gradients(model, float("inf"))
-    importance = GradientImportance(values=torch.ones(108))
+    importance = HeadImportance(values=torch.ones(108))
     importance.update(model)
     assert torch.isfinite(importance.values).all()
+
+
+def test_a_weights_score_is_its_square_times_the_mean_of_its_squared_gradients(build_model, sample):
+    model = build_model()
+    importance = WeightImportance(decay=0.5)
+    weights = [
+        w
+        for blocks in (attention_blocks, mlp_blocks)
+        for b in blocks(model)
+        for w in b.prunable_weights
+    ]
+    seen = []
+    for factor in (1.0, 3.0):
+        model.zero_grad()
+        (factor * loss_of(model, sample)).backward()
+        importance.update(model)
+        squares = torch.cat([weight.grad.flatten() ** 2 for weight in weights])
+        seen.append(squares / squares.mean())
+    fisher = 0.5 * seen[0] + 0.5 * seen[1]
+    expected = torch.cat([weight.flatten() ** 2 for weight in weights]) * fisher
+    found = importance.scores(model)
+    assert [score.shape for score in found] == [weight.shape for weight in weights]
+    assert torch.allclose(torch.cat([score.flatten() for score in found]), expected)
+
+
+def test_before_the_first_gradient_magnitude_decides(build_model):
+    model = build_model()
+    score, weight = WeightImportance().scores(model)[0], attention_blocks(model)[0].q_proj.weight
+    assert torch.allclose(score, weight**2)

@@ -7,13 +7,13 @@ import torch
 from test_task import assert_equal_weights, epoch_lines
 
 from neuroprune_fairseq.head_selection import by_redundancy, keep_heads_
-from neuroprune_fairseq.importance import GradientImportance
+from neuroprune_fairseq.importance import HeadImportance, WeightImportance
 from neuroprune_fairseq.pruning import eliminate_redundant_heads
 from neuroprune_fairseq.redundancy import head_distances
 from neuroprune_fairseq.sparsity import measure
-from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
+from neuroprune_fairseq.structure import attention_blocks
 from neuroprune_fairseq.target_controller import Targets, total_updates
-from neuroprune_fairseq.targets import Schedule, attention_scores, mlp_scores, sparsify_
+from neuroprune_fairseq.targets import Schedule, sparsify_
 
 
 def test_the_schedule_is_cubic_between_start_and_end():
@@ -28,32 +28,14 @@ def test_the_schedule_acts_at_its_interval_and_always_at_the_end():
     assert [n for n in range(300) if schedule.acts(n)] == [110, 120, 123]
 
 
-def test_attention_scores_are_the_multiple_of_the_slope_that_would_zero_a_weight(build_model):
-    block = attention_blocks(build_model())[0]
-    row = sum(weight[:, 5].abs().sum() for weight in block.prunable_weights)
-    slope = 0.5 / row.sqrt()
-    for weight, scores in zip(block.prunable_weights, attention_scores(block)):
-        assert torch.allclose(scores[:, 5] * slope, weight[:, 5].abs())
-
-
-def test_mlp_scores_are_lower_where_more_is_missing(build_model):
-    block = mlp_blocks(build_model())[0]
-    with torch.no_grad():
-        block.fc1.weight.fill_(0.1)
-        block.fc1.weight[0, :24] = 0.0  # half of the row
-    scores = mlp_scores(block)[0]
-    assert scores[0, 30].item() == pytest.approx(0.1 / (0.5 + 1 / 48))
-    assert scores[1, 30].item() == pytest.approx(0.1 * 48)
-    assert scores[0, 0] == 0
-
-
 @pytest.mark.parametrize("part", ["attn", "mlp", "total"])
 @pytest.mark.parametrize("share", [0.0, 0.31, 0.9])
 def test_sparsify_ends_at_the_share_and_takes_zeros_first(build_model, part, share):
     model = build_model()
-    sparsify_(model, part, share / 2)
+    scores = WeightImportance().scores
+    sparsify_(model, part, share / 2, scores(model))
     before = [b.q_proj.weight == 0 for b in attention_blocks(model)]
-    sparsify_(model, part, share)
+    sparsify_(model, part, share, scores(model))
     assert measure(model)[f"{part}_sparsity"] == pytest.approx(share, abs=1e-4)
     after = [b.q_proj.weight == 0 for b in attention_blocks(model)]
     assert all((new | ~old).all() for old, new in zip(before, after))
@@ -62,7 +44,7 @@ def test_sparsify_ends_at_the_share_and_takes_zeros_first(build_model, part, sha
 def importance_of(*low):
     values = torch.ones(108)
     values[list(low)] = 0.1
-    return GradientImportance(values=values)
+    return HeadImportance(values=values)
 
 
 def test_the_least_important_heads_go_first_and_a_module_may_go_empty(build_model):

@@ -143,7 +143,7 @@ def test_an_epoch_whose_last_batch_made_no_update_is_pruned_before_saving(build_
     dictionary = SimpleNamespace(pad=lambda: 1, eos=lambda: 2)
     task = TranslationNeuropruneTask(config, dictionary, dictionary)
     model, ended = build_model(), []
-    task._train_iterator = SimpleNamespace(end_of_epoch=lambda: bool(ended))
+    task._train_iterator = SimpleNamespace(end_of_epoch=lambda: bool(ended), iterations_in_epoch=0)
     task.begin_epoch(1, model)
     task.optimizer_step(SimpleNamespace(step=lambda: None), model, 0)
     assert measure(model)["heads_kept"] == 108

@@ -80,7 +80,7 @@ class TranslationDspTask(ScoredTask):
     the K largest scores without noise, as the authors' evaluation does.
 
     Note:
-        Two deviations from the authors' code. The temperature follows the trainer's update
+        Two deviations from the authors' code. The temperature follows the run's update
         count, so a resumed run goes on where it was (theirs starts over). And once the
         annealing is over the choice is final: at 1e-8 no gradient reaches the scores any
         more and going on would only exchange heads at random, so the K heads are better
@@ -108,7 +108,7 @@ class TranslationDspTask(ScoredTask):
         self.trains_weights = cfg.dsp_mode != "pipelined"
 
     def temperature(self, update: int) -> float:
-        """Temperature at an update, by the trainer's count."""
+        """Temperature at an update of the run."""
         cfg = self.cfg
         return annealed_temperature(
             cfg.initial_temperature, cfg.final_temperature, update, cfg.cooldown_updates
@@ -120,11 +120,11 @@ class TranslationDspTask(ScoredTask):
         generator = torch.Generator().manual_seed(self.cfg.seed)
         return (torch.rand(heads, generator=generator) * 2 - 1) * STRAIGHT_THROUGH_SPREAD
 
-    def sample_gates(self, scores, update):
+    def sample_gates(self, scores):
         if str(self.cfg.dsp_mode) == "straight-through":
             return straight_through_top_k(scores, self.heads_to_keep)
-        noisy = scores + gumbel_noise(scores)
-        return relaxed_top_k(noisy, self.heads_to_keep, self.temperature(update))
+        noisy = scores + gumbel_noise(self.uniform_noise(len(scores)))
+        return relaxed_top_k(noisy, self.heads_to_keep, self.temperature(self.num_updates))
 
     def gates_of(self, scores):
         return hard_top_k(scores, self.heads_to_keep)

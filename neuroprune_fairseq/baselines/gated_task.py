@@ -13,10 +13,12 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+import numpy as np
 import torch
 from omegaconf import II
 from torch import Tensor
 
+from neuroprune_fairseq import workers
 from neuroprune_fairseq.baselines.gates import HeadGates, fold_, living_heads
 from neuroprune_fairseq.baselines.scores import DEAD, GateScores
 from neuroprune_fairseq.errors import refuse
@@ -53,8 +55,6 @@ class GatedTaskConfig(PruningTaskConfig):
     """What every gated task must know of the run."""
 
     seed: int = II("common.seed")
-    max_epoch: int = II("optimization.max_epoch")
-    max_update: int = II("optimization.max_update")
 
 
 class GatedTask(PruningTask):
@@ -66,7 +66,8 @@ class GatedTask(PruningTask):
         super().__init__(cfg, src_dict, tgt_dict)
         self.gates: Optional[HeadGates] = None  # noqa: UP045
         self._finished = False
-        self._restored: dict[str, Any] = {}
+        self._place = 0  # of the batch among this worker's, in the current update
+        self._gate_state: Optional[dict[str, Any]] = None  # noqa: UP045  (of a resumed run)
         self._held: Optional[PrunedHeads] = None  # noqa: UP045
 
     # For subclasses.
@@ -74,7 +75,7 @@ class GatedTask(PruningTask):
     def start_gates_(self, living: Tensor, state: Optional[dict[str, Any]]) -> None:  # noqa: UP045
         """The gates were attached: begin, or go on from ``state``. living: (heads_total,)."""
 
-    def before_batch_(self, update: int, new_update: bool) -> None:
+    def before_batch_(self, new_update: bool) -> None:
         """Set the gates of a micro-batch."""
 
     def after_batch_(self, gradient: Tensor, sample_size: float) -> None:
@@ -95,6 +96,18 @@ class GatedTask(PruningTask):
         """What ``start_gates_`` needs in a resumed run: tensors and plain values."""
         return {}
 
+    def uniform_noise(self, size: int) -> Tensor:
+        """Noise for the current micro-batch, uniform in [0, 1): (size,), fp64, on the CPU.
+
+        It depends on the seed, the update and the micro-batch's place among those of all
+        workers. So two workers draw what one worker with --update-freq 2 would, and a resumed
+        run draws what it would have drawn.
+        """
+        worker, number = workers.position()
+        place = self._place * number + worker
+        generator = np.random.default_rng((self.cfg.seed, self.num_updates, place))
+        return torch.from_numpy(generator.random(size))
+
     # When something happens.
 
     def start_(self) -> None:
@@ -106,17 +119,18 @@ class GatedTask(PruningTask):
         if self.gates is None and not self._finished:
             self._attach_()
 
-    def train_step(
+    def train_batch(
         self, sample, model, criterion, optimizer, update_num, ignore_grad=False, **rest
     ):
         arguments = (sample, model, criterion, optimizer, update_num, ignore_grad)
         if self.gates is None:
-            return super().train_step(*arguments, **rest)
+            return super().train_batch(*arguments, **rest)
         # fairseq clears all gradients when an update begins, also after one that it dropped
         # (overflow, out of memory), and tells nobody else.
         new_update = all(parameter.grad is None for parameter in model.parameters())
-        self.before_batch_(update_num, new_update)
-        loss, sample_size, logging_output = super().train_step(*arguments, **rest)
+        self._place = 0 if new_update else self._place + 1
+        self.before_batch_(new_update)
+        loss, sample_size, logging_output = super().train_batch(*arguments, **rest)
         gradient = self.gates.take_gradient() / loss_scale(optimizer)
         self.after_batch_(gradient, 0.0 if ignore_grad else float(sample_size))
         return loss, sample_size, logging_output
@@ -125,9 +139,13 @@ class GatedTask(PruningTask):
         self._hold_()
         if self.gates is None:
             return
+        held = self._held
         self.update_gates_()
         if self.gates_have_learnt() or 0 < self.cfg.max_update <= self.num_updates:
             self.finish_()
+        if self._held is not held:  # heads went
+            self.follow_first_worker_()
+            self._held = PrunedHeads(self.model)
 
     def at_epoch_end_(self) -> dict[str, Any]:
         if self.gates is not None and 0 < self.cfg.max_epoch <= self._epoch:
@@ -141,13 +159,11 @@ class GatedTask(PruningTask):
         if self.gates is not None:
             self.gates.evaluate_with(self.final_gates())
 
-    def get_checkpoint_dict(self):
-        inherited = super().get_checkpoint_dict()  # first: it may end the epoch
-        state = {"finished": True} if self._finished else {"finished": False, **self.gate_state()}
-        return {**inherited, type(self).__name__: state}
+    def own_state(self):
+        return {"finished": self._finished, **({} if self._finished else self.gate_state())}
 
-    def set_checkpoint_dict(self, state):
-        self._restored, self._finished = state, state["finished"]
+    def restore_(self, state):
+        self._gate_state, self._finished = state, state["finished"]
 
     # What happens.
 
@@ -160,7 +176,8 @@ class GatedTask(PruningTask):
             self._finished = True  # nothing to choose
             return
         self.gates = HeadGates(self.model)
-        self.start_gates_(living, self._restored or None)
+        self.start_gates_(living, self._gate_state)
+        self._gate_state = None
 
     def _hold_(self) -> None:
         if self._held:
@@ -213,7 +230,7 @@ class ScoredTask(GatedTask):
         """Scores at the start: (heads,), the same on every worker."""
         raise NotImplementedError
 
-    def sample_gates(self, scores: Tensor, update: int) -> Tensor:
+    def sample_gates(self, scores: Tensor) -> Tensor:
         """Gates of one micro-batch, differentiable in the scores: (heads_total,)."""
         raise NotImplementedError
 
@@ -233,10 +250,10 @@ class ScoredTask(GatedTask):
         if state:
             self.scores.load_state_dict(state["scores"])
 
-    def before_batch_(self, update, new_update):
+    def before_batch_(self, new_update):
         if new_update:
             self.scores.start_update()
-        self._sampled = self.sample_gates(self.scores.values, update)
+        self._sampled = self.sample_gates(self.scores.values)
         self.gates.use(self._sampled)
 
     def after_batch_(self, gradient, sample_size):

@@ -142,22 +142,3 @@ def living_heads(model: nn.Module) -> Tensor:
         (heads_total,), bool, on the CPU, in forward order.
     """
     return torch.cat([head_mask(block).cpu() for block in attention_blocks(model)])
-
-
-def sum_over_workers(values: Tensor, device: torch.device) -> Tensor:
-    """Sum a small tensor over all data-parallel workers; without any, the tensor itself.
-
-    Args:
-        values: any shape, on the CPU.
-        device: where the workers' backend wants tensors: the model's device.
-
-    Returns:
-        As ``values``, the same on every worker.
-    """
-    if not torch.distributed.is_initialized():
-        return values
-    # Here, since it needs fairseq; the rest of this file does not.
-    from fairseq.distributed import utils as distributed_utils
-
-    group = distributed_utils.get_data_parallel_group()
-    return distributed_utils.all_reduce(values.to(device), group).cpu()

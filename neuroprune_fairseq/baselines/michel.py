@@ -13,8 +13,9 @@ from neuroprune_fairseq.baselines.gated_task import (
     check_heads_to_keep,
     check_positive,
 )
-from neuroprune_fairseq.baselines.gates import living_heads, sum_over_workers
+from neuroprune_fairseq.baselines.gates import living_heads
 from neuroprune_fairseq.baselines.top_k import hard_top_k
+from neuroprune_fairseq.workers import sum_over_workers
 
 
 def normalised_importance(importance: Tensor, heads_per_module: list[int]) -> Tensor:
@@ -94,7 +95,7 @@ class TranslationMichelTask(GatedTask):
             "gathered": self._gathered,
         }
 
-    def before_batch_(self, update, new_update):
+    def before_batch_(self, new_update):
         if new_update:
             self._batch.zero_()
 

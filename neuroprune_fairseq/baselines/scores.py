@@ -7,7 +7,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor, nn
 
-from neuroprune_fairseq.baselines.gates import sum_over_workers
+from neuroprune_fairseq.workers import sum_over_workers
 
 # Stands for minus infinity: the score of a head that was dead from the start. Finite, so
 # that score - score is 0 and not NaN.

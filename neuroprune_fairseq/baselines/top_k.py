@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 
-def gumbel_noise(like: Tensor) -> Tensor:
-    """Standard Gumbel noise from torch's global generator.
+def gumbel_noise(uniform: Tensor) -> Tensor:
+    """Standard Gumbel noise.
 
     Args:
-        like: gives shape, type and device.
+        uniform: noise, uniform in [0, 1), any shape.
+
+    Returns:
+        As ``uniform``, finite.
     """
-    uniform = torch.rand_like(like).clamp_min(torch.finfo(like.dtype).tiny)
-    return -torch.log(-torch.log(uniform))
+    return -torch.log(-torch.log(uniform.clamp_min(torch.finfo(uniform.dtype).tiny)))
 
 
 def _log_of_rest(log_share: Tensor) -> Tensor:

@@ -90,9 +90,9 @@ class TranslationVoitaTask(ScoredTask):
     def initial_scores(self, heads):
         return torch.full((heads,), INITIAL_SCORE)
 
-    def sample_gates(self, scores, update):
+    def sample_gates(self, scores):
         eps = 1e-6  # keeps the noise's logit finite
-        return sampled_gates(scores, torch.rand_like(scores) * (1 - 2 * eps) + eps)
+        return sampled_gates(scores, self.uniform_noise(len(scores)) * (1 - 2 * eps) + eps)
 
     def gates_of(self, scores):
         return noiseless_gates(scores)
