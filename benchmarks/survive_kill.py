@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ import torch
 from training_processes import EVENTS, Event, finish, start
 
 from neuroprune_fairseq.evaluation import git_commit, hardware
+from neuroprune_fairseq.results import append_line
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
@@ -138,6 +140,7 @@ class Survival:
     def __init__(self, command: list[str], folder: Path) -> None:
         self.command, self.folder = command, folder
         self.records: list[dict[str, Any]] = []
+        self.lines_lost = 0
         self.whole = folder / "whole"
         begin = time.monotonic()
         if finish(self._start(self.whole)):
@@ -175,6 +178,7 @@ class Survival:
             print(f"kill {len(self.records)}: {json.dumps(self.records[-1])}", flush=True)
         if found:
             print(f"  differs: {', '.join(found[:8])} ({len(found)})", flush=True)
+        self.lines_lost += lost
         if lost:
             print(f"  {lost} epoch lines of fairseq's log lost", flush=True)
 
@@ -228,6 +232,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the random moments")
     parser.add_argument("--data", help="prepared corpus (default: a toy corpus is made)")
     parser.add_argument("--folder", help="keep the runs in this new folder")
+    parser.add_argument("--results", type=Path, help="JSON Lines file to add the result to")
     parser.add_argument("flags", nargs="*", help="further flags of fairseq-train, after --")
     return parser.parse_args()
 
@@ -252,10 +257,14 @@ def main() -> None:
             survival.at_event(*event)
         survival.at_random(arguments.kills, arguments.kills_per_run, random.Random(arguments.seed))
     same = sum(record["same"] for record in survival.records)
-    result = {"method": arguments.method, "flags": arguments.flags, "same": same}
-    result |= {"kills": len(survival.records), "seconds_of_a_run": round(survival.seconds, 1)}
+    result = {"command": shlex.join(["python", "benchmarks/survive_kill.py", *sys.argv[1:]])}
+    result |= {"method": arguments.method, "flags": arguments.flags, "same": same}
+    result |= {"kills": len(survival.records), "epoch_lines_lost": survival.lines_lost}
+    result |= {"seconds_of_a_run": round(survival.seconds, 1)}
     result |= {"hardware": hardware(), "git_commit": git_commit(), "all": survival.records}
     print(json.dumps(result))
+    if arguments.results:
+        append_line(arguments.results, result)
     sys.exit(same < len(survival.records))
 
 
