@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from neuroprune_fairseq.errors import refusing
+
 FILE_NAME = "neuroprune.jsonl"
 
 
@@ -35,9 +37,17 @@ def write_epoch(path: Path, record: dict[str, Any]) -> None:
     Args:
         path: the file; its folder must exist.
         record: JSON-serialisable, with the key ``epoch``.
+
+    Raises:
+        SystemExit: one line, when it cannot be written.
     """
     earlier = [old for old in read_epochs(path) if old["epoch"] < record["epoch"]]
     temporary = path.with_name(f"{path.name}.tmp")
     lines = (json.dumps(entry) for entry in [*earlier, record])
-    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, path)
+    with refusing(f"{path} cannot be written; make room and start again", OSError):
+        try:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
