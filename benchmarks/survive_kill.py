@@ -153,8 +153,10 @@ class Survival:
 
     def _kill_after(self, run: Path, moment: float) -> int | None:
         """Kill a training some seconds after its first batch; its status where it ended first."""
+        run.mkdir(exist_ok=True)
         log = run / "train.log"
-        earlier = log.stat().st_size if log.exists() else 0
+        log.touch()
+        earlier = log.stat().st_size
         child, begin = self._start(run), None
         while True:
             done, status = os.waitpid(child, os.WNOHANG)

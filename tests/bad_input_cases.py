@@ -264,6 +264,5 @@ CASES = [
     ),
     Case("fairseq-train", f"{TRAIN} --save-dir taken", "another training is running there; name"),
     Case("fairseq-train", "corpus --save-dir file/save", "--save-dir file/save cannot be written"),
-    Case("fairseq-train", TRAIN, "save/neuroprune.jsonl cannot be written; make", SAVE, disk=10),
     Case("fairseq-train", TRAIN, "save/checkpoint1.pt cannot be written .*; make", EPOCH, 99_000),
 ]
