@@ -96,15 +96,12 @@ def check_start(save_dir: str | Path, restore_file: str, pretrained: str | None)
     Raises:
         SystemExit: one line that names the file.
     """
-    last = Path(save_dir) / LAST_CHECKPOINT
-    if restore_file != LAST_CHECKPOINT:
-        path = Path(restore_file)
-    elif last.exists() or not pretrained:
-        path = last
-    else:
-        path = Path(pretrained)
-    if path == last and not last.exists():
-        return
+    path = Path(restore_file)
+    if restore_file == LAST_CHECKPOINT:
+        path = Path(save_dir) / LAST_CHECKPOINT
+        if not path.exists() and not pretrained:
+            return
+        path = path if path.exists() else Path(pretrained)
     state = load_data(path)
     if not isinstance(state, dict) or "model" not in state:
         refuse(f"{path} is no checkpoint of fairseq-train (it lacks 'model')")
