@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from fairseq.data import Dictionary, data_utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, build_model
+from pruned_models import prune_at_random_
 from torch import nn
 
 from neuroprune_fairseq.checkpoint import language_pair, read_checkpoint
@@ -24,8 +25,6 @@ from neuroprune_fairseq.compact.files import (
 )
 from neuroprune_fairseq.compact.report import flops_per_token
 from neuroprune_fairseq.export.converter import ModelConverter
-from neuroprune_fairseq.pruning import zero_heads_
-from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 
 @dataclass
@@ -55,19 +54,6 @@ class Models:
                 costs[name] = source * per_source + beam * record["tokens"] * per_target
             ratios[beam] = costs["dense"] / costs["compact"]
         return ratios
-
-
-@torch.no_grad()
-def prune_at_random_(model: nn.Module, heads: float, neurons: float) -> None:
-    """Leave a share of the heads of every module and of the neurons of every MLP, in place."""
-    generator = torch.Generator().manual_seed(1)
-    for block in attention_blocks(model):
-        cut = block.num_heads - max(1, round(heads * block.num_heads))
-        zero_heads_(block, torch.randperm(block.num_heads, generator=generator)[:cut])
-    for block in mlp_blocks(model):
-        width = block.fc1.out_features
-        cut = torch.randperm(width, generator=generator)[max(1, round(neurons * width)) :]
-        block.fc1.weight[cut], block.fc2.weight[:, cut] = 0.0, 0.0
 
 
 def _random_state(arch: str, vocabulary: int) -> dict[str, Any]:

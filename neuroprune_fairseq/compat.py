@@ -76,6 +76,28 @@ def allow_fairseq_checkpoints() -> None:
     torch.serialization.add_safe_globals([argparse.Namespace])
 
 
+def tell_tasks_their_trainer() -> None:
+    """Hand the trainer to a task's ``use_trainer`` when an epoch begins.
+
+    A model that gets smaller needs another optimizer and another data-parallel wrapper.
+    fairseq's Trainer makes them anew (``reinitialize``), but its hooks hand a task the model
+    alone, and nothing that a task is given leads to the trainer.
+    """
+    from fairseq.trainer import Trainer
+
+    original = Trainer.begin_epoch
+    if hasattr(original, "__wrapped__"):
+        return  # told already
+
+    @functools.wraps(original)
+    def begin_epoch(trainer, epoch):
+        if hasattr(trainer.task, "use_trainer"):
+            trainer.task.use_trainer(trainer)
+        return original(trainer, epoch)
+
+    Trainer.begin_epoch = begin_epoch
+
+
 def allow_fairseq_broadcasts() -> None:
     """Let several workers exchange what the first one read from a checkpoint.
 

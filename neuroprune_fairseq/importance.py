@@ -5,9 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from neuroprune_fairseq.compact.cutting import Plan
+from neuroprune_fairseq.compact.optimizer import cut_like_parameters, trained_parameters
+from neuroprune_fairseq.sparsity import full_sizes
 from neuroprune_fairseq.structure import (
     AttentionBlock,
     attention_blocks,
+    full_num_heads,
     mlp_blocks,
     prunable_weights,
 )
@@ -36,8 +40,8 @@ def gate_gradients(attention: AttentionBlock) -> Tensor:
 class _SquaredGradients:
     """Running mean over updates of some squared gradients.
 
-    Every update is divided by its mean, so that loss scaling and the size of a batch do
-    not decide which updates count.
+    Every update is divided by its mean, with 0 for what was cut out of the model, so that loss
+    scaling and the size of a batch do not decide which updates count.
     """
 
     def __init__(self, decay: float = 0.98, values: Tensor | None = None) -> None:
@@ -55,13 +59,18 @@ class _SquaredGradients:
         """What is squared, from the gradients that the model holds now: (n,), fp32."""
         raise NotImplementedError
 
+    @staticmethod
+    def full_size(model: nn.Module) -> int:
+        """How many they were before any were cut out of the model."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the gradients that the model holds now."""
         found = self.gradients(model).square()
-        mean = found.mean()
+        mean = found.sum() / self.full_size(model)
         # Not finite: an overflow that the optimizer will skip. No host synchronisation here.
-        found = torch.where(torch.isfinite(mean) & (mean > 0), found / mean, found.new_zeros(()))
+        found = torch.where(torch.isfinite(mean) & (mean > 0), found / mean, 0.0)
         if self.values is None:
             self.values = found
         else:
@@ -75,12 +84,27 @@ class HeadImportance(_SquaredGradients):
     def gradients(model: nn.Module) -> Tensor:
         return torch.cat([gate_gradients(block) for block in attention_blocks(model)])
 
+    @staticmethod
+    def full_size(model: nn.Module) -> int:
+        return full_num_heads(model)
+
     def of_modules(self, model: nn.Module) -> list[Tensor]:
         """The importance of every head, (heads,) per attention module in forward order."""
         sizes = [block.num_heads for block in attention_blocks(model)]
         if self.values is None:
             return [torch.zeros(size) for size in sizes]
         return list(self.values.split(sizes))
+
+    def cut_(self, model: nn.Module, plan: Plan) -> None:
+        """Forget the heads that are going to be cut out of the model.
+
+        Args:
+            model: before the cut.
+            plan: what is kept.
+        """
+        if self.values is not None:
+            modules = zip(attention_blocks(model), self.of_modules(model))
+            self.values = torch.cat([values[plan[block.name]] for block, values in modules])
 
 
 class WeightImportance(_SquaredGradients):
@@ -96,6 +120,10 @@ class WeightImportance(_SquaredGradients):
         found = (torch.zeros_like(w) if w.grad is None else w.grad for w in weights)
         return torch.cat([gradient.flatten().float() for gradient in found])
 
+    @staticmethod
+    def full_size(model: nn.Module) -> int:
+        return full_sizes(model)["total"]
+
     @torch.no_grad()
     def scores(self, model: nn.Module) -> list[Tensor]:
         """w^2 F of every prunable weight: one fp32 tensor each, of its shape.
@@ -103,11 +131,30 @@ class WeightImportance(_SquaredGradients):
         Attention modules come first, then MLPs, each in forward order. Before the first
         update F is 1, so that magnitude decides.
         """
-        squares = [weight.float().square() for weight in _prunable_weights(model)]
+        weights = _prunable_weights(model)
+        squares = [weight.float().square() for weight in weights]
         if self.values is None:
             return squares
-        fisher = self.values.to(squares[0].device).split([square.numel() for square in squares])
-        return [square * f.view_as(square) for square, f in zip(squares, fisher)]
+        return [square * fisher for square, fisher in zip(squares, self._of_weights(weights))]
+
+    def _of_weights(self, weights: list[Tensor]) -> list[Tensor]:
+        pieces = self.values.to(weights[0].device).split([weight.numel() for weight in weights])
+        return [piece.view_as(weight) for piece, weight in zip(pieces, weights)]
+
+    def cut_(self, model: nn.Module, plan: Plan) -> None:
+        """Forget the weights that are going to be cut out of the model.
+
+        Args:
+            model: before the cut.
+            plan: what is kept.
+        """
+        if self.values is None:
+            return
+        names = {id(parameter): name for name, parameter in trained_parameters(model).items()}
+        weights = _prunable_weights(model)
+        values = dict(zip((names[id(w)] for w in weights), self._of_weights(weights)))
+        kept = cut_like_parameters(values, model, plan)
+        self.values = torch.cat([kept[name].flatten() for name in values if name in kept])
 
 
 def _prunable_weights(model: nn.Module) -> list[Tensor]:

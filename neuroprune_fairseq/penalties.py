@@ -1,27 +1,64 @@
-"""The penalties of NeuroPrune: tensors in, scalar out, fp32 whatever the model's precision.
+"""The penalties of NeuroPrune: tensors in, scalar out, at least fp32 whatever the weights are.
 
 Each returns the sum over all given blocks, so the paper's objective is
 loss per token + alpha * attention_penalty(...) + beta * mlp_penalty(...).
+
+All are sums over rows of a function of the row's l1 norm, f(sum_j |w_j|), so their gradient is
+known in closed form: sign(w_j) f'(l1 norm). It is computed for all layers together in a few
+passes over the weights, without a graph for each layer and without waiting for a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from neuroprune_fairseq.structure import AttentionBlock, MLPBlock, prunable_weights
+from neuroprune_fairseq.rows import RowBatch, attention_rows, weight_rows
+from neuroprune_fairseq.structure import AttentionBlock, MLPBlock
+
+# What a penalty is for a batch of rows: its value, and the slope f' of every row.
+Term = Callable[[RowBatch], tuple[Tensor, Tensor]]
 
 
-def _safe_sqrt(x: Tensor) -> Tensor:
-    """Square root with gradient 0 where x is 0: sqrt's own is infinite where we want to end."""
-    positive = x > 0
-    return torch.where(positive, x, 1.0).sqrt() * positive
+class _SumOverRows(torch.autograd.Function):
+    """A penalty as one node of the graph: whatever scales the loss scales its gradient, too."""
+
+    @staticmethod
+    def forward(ctx, batches: Sequence[RowBatch], term: Term, *weights: Tensor) -> Tensor:
+        values, ctx.slopes = zip(*(term(batch) for batch in batches))
+        ctx.batches = batches
+        return torch.stack(values).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        gradients: list[Tensor] = []
+        for batch, slope in zip(ctx.batches, ctx.slopes):
+            gradients += batch.split(batch.join().sign_().mul_(slope * gradient))
+        return None, None, *gradients
 
 
-def _total(terms: Sequence[Tensor]) -> Tensor:
-    return torch.stack(terms).sum() if terms else torch.zeros(())
+def _penalty(batches: Sequence[RowBatch], term: Term) -> Tensor:
+    weights = [weight for batch in batches for weight in batch.weights]
+    return _SumOverRows.apply(batches, term, *weights) if weights else torch.zeros(())
+
+
+def attention_slope(row_norms: Tensor) -> Tensor:
+    """The derivative of Eq. 2's sqrt by the l1 norm of a row; 0 for an all-zero row.
+
+    Args:
+        row_norms: any shape, >= 0.
+    """
+    return torch.where(row_norms > 0, 0.5 * row_norms.rsqrt(), 0.0)
+
+
+def _attention_term(batch: RowBatch) -> tuple[Tensor, Tensor]:
+    row_norms = batch.l1_norms(batch.join())
+    return row_norms.sqrt().sum(), attention_slope(row_norms)
 
 
 def attention_penalty(blocks: Iterable[AttentionBlock]) -> Tensor:
@@ -34,31 +71,37 @@ def attention_penalty(blocks: Iterable[AttentionBlock]) -> Tensor:
         blocks: attention blocks with q, k, v weights of (embed_dim, in).
 
     Returns:
-        Scalar, fp32. The gradient of an all-zero row is 0.
+        Scalar, fp32. The gradient of an all-zero row is 0: sqrt's own is infinite where we
+        want to end.
 
     Note:
         Where Q reads another width than K and V (cross-attention between an encoder and
         a decoder of different widths), Q's rows are groups of their own.
     """
-    terms = []
-    for block in blocks:
-        for weights in block.input_groups:
-            row_norms = sum(weight.float().abs().sum(dim=0) for weight in weights)  # (in,)
-            terms.append(_safe_sqrt(row_norms).sum())
-    return _total(terms)
+    return _penalty(attention_rows(blocks), _attention_term)
 
 
-def missing_fraction(weight: Tensor, near_zero: float) -> Tensor:
+def missing_fraction(weight: Tensor, near_zero: float, length: int | None = None) -> Tensor:
     """n_i / row length of Eq. 1: the share of each row's entries with |w| < near_zero.
 
     Args:
-        weight: (rows, columns).
+        weight: (..., rows, columns).
         near_zero: epsilon of the paper.
+        length: of a row, by default its columns; where it is more, the rest was cut out and
+            is missing.
 
     Returns:
-        (rows, 1), fp32, in [0, 1], without gradient: a count is constant almost everywhere.
+        (..., rows, 1), fp32, in [0, 1], without gradient: a count is constant almost everywhere.
     """
-    return (weight.detach().abs() < near_zero).float().mean(dim=1, keepdim=True)
+    small = (weight.detach().abs() < near_zero).sum(dim=-1, keepdim=True, dtype=torch.float32)
+    length = weight.shape[-1] if length is None else length
+    return (small + (length - weight.shape[-1])) / length
+
+
+def _mlp_term(batch: RowBatch, near_zero: float) -> tuple[Tensor, Tensor]:
+    joined = batch.join()
+    missing = missing_fraction(joined, near_zero, batch.length)
+    return (missing * batch.l1_norms(joined)).sum(), missing
 
 
 def mlp_penalty(blocks: Iterable[MLPBlock], near_zero: float) -> Tensor:
@@ -74,8 +117,12 @@ def mlp_penalty(blocks: Iterable[MLPBlock], near_zero: float) -> Tensor:
     Returns:
         Scalar, fp32.
     """
-    weights = prunable_weights(blocks)
-    return _total([(missing_fraction(w, near_zero) * w.float().abs()).sum() for w in weights])
+    return _penalty(weight_rows(blocks), partial(_mlp_term, near_zero=near_zero))
+
+
+def _l1_term(batch: RowBatch) -> tuple[Tensor, Tensor]:
+    row_norms = batch.l1_norms(batch.join())
+    return row_norms.sum(), torch.ones_like(row_norms)
 
 
 def l1_penalty(blocks: Iterable[AttentionBlock | MLPBlock]) -> Tensor:
@@ -87,4 +134,4 @@ def l1_penalty(blocks: Iterable[AttentionBlock | MLPBlock]) -> Tensor:
     Returns:
         Scalar, fp32.
     """
-    return _total([weight.float().abs().sum() for weight in prunable_weights(blocks)])
+    return _penalty(weight_rows(blocks), _l1_term)

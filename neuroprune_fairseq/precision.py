@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 
-def _master_copies(optimizer: Any) -> list[tuple[nn.Parameter, Tensor]]:
+def master_copies(optimizer: Any) -> list[tuple[nn.Parameter, Tensor]]:
     """Pairs of a half-precision parameter and (a view of) its fp32 master copy.
 
     fairseq keeps the copies as a list, or flattened into one tensor per device
@@ -45,7 +45,7 @@ def master_weights(optimizer: Any) -> Iterator[None]:
     Args:
         optimizer: a fairseq optimizer (FP16Optimizer has master copies, others have none).
     """
-    pairs = [(param, param.data, master) for param, master in _master_copies(optimizer)]
+    pairs = [(param, param.data, master) for param, master in master_copies(optimizer)]
     for param, _, master in pairs:
         param.data = master
     try:
@@ -66,7 +66,7 @@ def half_precision_state(optimizer: Any) -> dict[str, Any]:
         plain numbers; each only where the optimizer has such.
     """
     state: dict[str, Any] = {}
-    masters = [master.flatten() for _, master in _master_copies(optimizer)]
+    masters = [master.flatten() for _, master in master_copies(optimizer)]
     if masters:
         state["master_weights"] = torch.cat(masters).cpu()
     scaler = getattr(optimizer, "scaler", None)
@@ -86,7 +86,7 @@ def restore_half_precision_(optimizer: Any, state: dict[str, Any]) -> None:
         optimizer: a fairseq optimizer whose model was loaded from the same checkpoint.
         state: may hold other entries, too.
     """
-    masters = [master for _, master in _master_copies(optimizer)]
+    masters = [master for _, master in master_copies(optimizer)]
     if masters and "master_weights" in state:
         saved = state["master_weights"].split([master.numel() for master in masters])
         for master, values in zip(masters, saved):

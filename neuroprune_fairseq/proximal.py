@@ -27,48 +27,53 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from neuroprune_fairseq.penalties import missing_fraction
+from neuroprune_fairseq.penalties import attention_slope, missing_fraction
+from neuroprune_fairseq.rows import RowBatch, attention_rows, weight_rows
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 # The largest share of a row's mean magnitude that one step may take away.
 MAX_SHRINKAGE = 0.1
 
 
-def soft_threshold_(weight: Tensor, threshold: Tensor) -> None:
-    """In place: sign(w) max(|w| - threshold, 0), broadcasting the threshold."""
-    shrunk = (weight.abs() - threshold).clamp_(min=0.0)
-    weight.copy_(shrunk.copysign_(weight).masked_fill_(shrunk == 0, 0.0))
-
-
-def _capped(threshold: Tensor, mean_magnitude: Tensor) -> Tensor:
-    return torch.minimum(threshold, MAX_SHRINKAGE * mean_magnitude)
-
-
-def shrink_attention_(weights: tuple[Tensor, ...], step: float) -> None:
-    """One proximal step of Eq. 2 on weights whose columns are the same input dimensions.
+def soft_threshold(weight: Tensor, threshold: Tensor) -> Tensor:
+    """What sign(w) max(|w| - threshold, 0) takes off w: w itself, or as much as the threshold.
 
     Args:
-        weights: of (out, in) each, changed in place.
+        weight: any shape.
+        threshold: >= 0, broadcast to it.
+    """
+    return weight.clamp(-threshold, threshold)
+
+
+def _shrink_(batch: RowBatch, joined: Tensor, threshold: Tensor, row_norms: Tensor) -> None:
+    """Soft-threshold a batch's weights, each by no more than a share of its row's mean."""
+    capped = torch.minimum(threshold, MAX_SHRINKAGE / batch.length * row_norms)
+    torch._foreach_sub_(batch.weights, batch.split(soft_threshold(joined, capped)))
+
+
+def shrink_attention_(batch: RowBatch, step: float) -> None:
+    """One proximal step of Eq. 2, in place.
+
+    Args:
+        batch: of ``rows.attention_rows``.
         step: learning rate x alpha.
     """
-    row_norms = sum(weight.abs().sum(dim=0) for weight in weights)  # (in,)
-    slope = torch.where(row_norms > 0, 0.5 * row_norms.rsqrt(), 0.0)
-    entries = sum(weight.shape[0] for weight in weights)
-    threshold = _capped(step * slope, row_norms / entries)
-    for weight in weights:
-        soft_threshold_(weight, threshold)
+    joined = batch.join()
+    row_norms = batch.l1_norms(joined)
+    _shrink_(batch, joined, step * attention_slope(row_norms), row_norms)
 
 
-def shrink_mlp_(weight: Tensor, step: float, near_zero: float) -> None:
-    """One proximal step of Eq. 1 on fc1's or fc2's weight.
+def shrink_mlp_(batch: RowBatch, step: float, near_zero: float) -> None:
+    """One proximal step of Eq. 1, in place.
 
     Args:
-        weight: (rows, columns), changed in place.
+        batch: of ``rows.weight_rows``.
         step: learning rate x beta.
         near_zero: epsilon of Eq. 1.
     """
-    threshold = step * missing_fraction(weight, near_zero)  # (rows, 1)
-    soft_threshold_(weight, _capped(threshold, weight.abs().mean(dim=1, keepdim=True)))
+    joined = batch.join()
+    threshold = step * missing_fraction(joined, near_zero, batch.length)
+    _shrink_(batch, joined, threshold, batch.l1_norms(joined))
 
 
 @torch.no_grad()
@@ -85,10 +90,8 @@ def proximal_step_(
         near_zero: epsilon of Eq. 1.
     """
     if attn_weight:
-        for block in attention_blocks(model):
-            for weights in block.input_groups:
-                shrink_attention_(weights, lr * attn_weight)
+        for batch in attention_rows(attention_blocks(model)):
+            shrink_attention_(batch, lr * attn_weight)
     if mlp_weight:
-        for block in mlp_blocks(model):
-            for weight in block.prunable_weights:
-                shrink_mlp_(weight, lr * mlp_weight, near_zero)
+        for batch in weight_rows(mlp_blocks(model)):
+            shrink_mlp_(batch, lr * mlp_weight, near_zero)

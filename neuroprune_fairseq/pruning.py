@@ -1,4 +1,9 @@
-"""The in-place edits: Algorithm 2 of the paper, and keeping pruned heads at zero."""
+"""The in-place edits: Algorithm 2 of the paper, idle neurons, and keeping what is pruned at zero.
+
+A head or neuron is pruned when everything that belongs to it is zero, biases included. Its
+gradient is then exactly zero, too, and it is held there: cutting it out of the model (see
+compact and --shrink) changes nothing that training does from then on.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from neuroprune_fairseq.redundancy import find_dominators, head_distances
 from neuroprune_fairseq.sparsity import head_mask
 from neuroprune_fairseq.structure import (
     AttentionBlock,
+    MLPBlock,
     attention_blocks,
     mlp_blocks,
     prunable_weights,
@@ -49,25 +55,94 @@ def pruned_heads(attention: AttentionBlock) -> Tensor:
     return (~used).nonzero().flatten()
 
 
-class PrunedHeads:
-    """Holds the heads that are pruned at zero against the optimizer's momentum.
+@torch.no_grad()
+def zero_neurons_(mlp: MLPBlock, neurons: Tensor) -> None:
+    """Zero hidden neurons in place: their fc1 rows and biases and their fc2 columns.
 
-    Zero is a fixed point of a pruned head's gradient, but one step of Adam's momentum
-    from before regrows it. What is held is read off the weights, so there is no state
-    to save: a resumed run holds the same heads.
+    Args:
+        mlp: one MLP block.
+        neurons: (n,) long, which neurons.
+    """
+    mlp.fc1.weight.index_fill_(0, neurons, 0.0)
+    if mlp.fc1.bias is not None:
+        mlp.fc1.bias.index_fill_(0, neurons, 0.0)
+    mlp.fc2.weight.index_fill_(1, neurons, 0.0)
+
+
+@torch.no_grad()
+def pruned_neurons(mlp: MLPBlock) -> Tensor:
+    """The hidden neurons that are zero everywhere, as :func:`zero_neurons_` leaves them.
+
+    Returns:
+        (n,) long, ascending.
+    """
+    used = mlp.fc1.weight.ne(0).any(dim=1) | mlp.fc2.weight.ne(0).any(dim=0)
+    if mlp.fc1.bias is not None:
+        used |= mlp.fc1.bias.ne(0)
+    return (~used).nonzero().flatten()
+
+
+def idle_neurons(mlp: MLPBlock) -> Tensor:
+    """Hidden neurons that have lost all weights on one side: they put out nothing or a constant.
+
+    Returns:
+        (n,) long, ascending; those that are pruned are among them.
+    """
+    idle = mlp.fc1.weight.eq(0).all(dim=1) | mlp.fc2.weight.eq(0).all(dim=0)
+    return idle.nonzero().flatten()
+
+
+@torch.no_grad()
+def fold_neurons_(mlp: MLPBlock, neurons: Tensor) -> None:
+    """Add what idle neurons always put out, activation(fc1 bias), to fc2's bias, in place.
+
+    Args:
+        mlp: one MLP block with biases.
+        neurons: (n,) long, which of its idle neurons.
+    """
+    constants = mlp.activation(mlp.fc1.bias[neurons])
+    mlp.fc2.bias += mlp.fc2.weight[:, neurons] @ constants
+
+
+def prune_idle_neurons_(model: nn.Module) -> None:
+    """Zero every idle neuron in place; the model's output stays.
+
+    Args:
+        model: a fairseq model, wrapped or not.
+
+    Note:
+        The paper removes heads only. A neuron without inputs or without readers would go on
+        training a constant, or nothing; its last weights are the cheapest zeros there are.
+    """
+    for mlp in mlp_blocks(model):
+        neurons = idle_neurons(mlp)
+        fold_neurons_(mlp, neurons)
+        zero_neurons_(mlp, neurons)
+
+
+class Pruned:
+    """Holds the heads and neurons that are pruned at zero against the optimizer's momentum.
+
+    Zero is a fixed point of their gradient, but one step of Adam's momentum from before
+    regrows them. What is held is read off the weights, so there is no state to save: a
+    resumed run holds the same.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        found = ((block, pruned_heads(block)) for block in attention_blocks(model))
-        self._held = [(block, heads) for block, heads in found if len(heads)]
+        heads = ((block, pruned_heads(block)) for block in attention_blocks(model))
+        self._heads = [(block, found) for block, found in heads if len(found)]
+        neurons = ((mlp, pruned_neurons(mlp)) for mlp in mlp_blocks(model))
+        self._neurons = [(mlp, found) for mlp, found in neurons if len(found)]
 
     def zero_(self) -> None:
-        """Zero the held heads in place, after every optimizer step."""
-        for block, heads in self._held:
+        """Zero what is held in place, after every optimizer step."""
+        for block, heads in self._heads:
             zero_heads_(block, heads)
+        for mlp, neurons in self._neurons:
+            zero_neurons_(mlp, neurons)
 
     def __bool__(self) -> bool:
-        return bool(self._held)
+        return bool(self._heads or self._neurons)
 
 
 def _merge_(attention: AttentionBlock, merge: str, head: int, dominator: int) -> None:

@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Any, Optional
 
 from fairseq.logging import metrics
-from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II
 from torch import nn
 
 from neuroprune_fairseq import compat, resume, run_log, sparsity, workers
 from neuroprune_fairseq.errors import refuse
-from neuroprune_fairseq.guarded_task import GuardedTask, check_finite
+from neuroprune_fairseq.guarded_task import check_finite
 from neuroprune_fairseq.precision import (
     half_precision_state,
     master_weights,
     restore_half_precision_,
 )
+from neuroprune_fairseq.shrinking import ShrinkingConfig, ShrinkingTask
 
 METERS = ("r_attn", "r_mlp", "heads_kept", "attn_sparsity", "mlp_sparsity", "total_sparsity")
 
 
 @dataclass
-class PruningTaskConfig(TranslationConfig):
+class PruningTaskConfig(ShrinkingConfig):
     """What a pruning task reads of the run's other settings."""
 
     save_dir: str = II("checkpoint.save_dir")
@@ -48,7 +48,7 @@ class PruningTaskConfig(TranslationConfig):
     max_update: int = II("optimization.max_update")
 
 
-class PruningTask(GuardedTask):
+class PruningTask(ShrinkingTask):
     """Translation that edits the model after updates and at the end of epochs.
 
     Subclasses override :meth:`start_`, :meth:`after_update_` and :meth:`at_epoch_end_`;
@@ -62,7 +62,6 @@ class PruningTask(GuardedTask):
     def __init__(self, cfg: PruningTaskConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
         self.model: Optional[nn.Module] = None
-        self.optimizer: Any = None
         self.num_updates = 0  # of the whole run, also where --reset-optimizer made fairseq forget
         self._updates_forgotten = 0
         self._restored: dict[str, Any] = {}
@@ -166,6 +165,7 @@ class PruningTask(GuardedTask):
         self.model = model
         if self._updated:  # the last chance for the epoch before
             self._end_epoch()
+            self._cut_()
         self._epoch = epoch
         self._updated = self._train_iterator.iterations_in_epoch > 0  # resumed in its middle
         self._started = False
@@ -187,12 +187,14 @@ class PruningTask(GuardedTask):
         self.after_update_()
         if self._train_iterator.end_of_epoch():
             self._end_epoch()
+            self._cut_()
         elif self.num_updates % self.cfg.log_interval == 0:
             self._measure()
 
     def begin_valid_epoch(self, epoch, model):
         super().begin_valid_epoch(epoch, model)
-        self._end_epoch_if_missed()
+        if self._end_epoch_if_missed():
+            self._cut_()
         self.follow_first_worker_()
 
     def get_checkpoint_dict(self):
@@ -232,15 +234,25 @@ class PruningTask(GuardedTask):
         with master_weights(self.optimizer):
             self.start_()
 
-    def _end_epoch_if_missed(self) -> None:
+    def _end_epoch_if_missed(self) -> bool:
         """For an epoch whose last batch made no update (fp16 overflow, out of memory)."""
-        if self._updated and self._train_iterator.end_of_epoch():
+        missed = self._updated and self._train_iterator.end_of_epoch()
+        if missed:
             self._end_epoch()
+        return missed
+
+    def _cut_(self) -> None:
+        """With --shrink cut what was pruned out of the model; all workers must call it."""
+        if self.cfg.shrink:
+            self.follow_first_worker_()
+            self.shrink_()
 
     def _end_epoch(self) -> None:
         self._updated = False
         check_finite(self.model, self.num_updates)
         entries = self.at_epoch_end_()
+        if "modules" in entries:
+            entries["modules"] = self.in_original_numbers(entries["modules"])
         self._measure()
         if workers.is_first():
             record = {"epoch": self._epoch, "num_updates": self.num_updates, **self._meters}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pdist
 
 from neuroprune_fairseq.structure import AttentionBlock, concatenated_heads
 
@@ -17,9 +18,16 @@ def head_distances(attention: AttentionBlock) -> Tensor:
 
     Returns:
         (heads, heads), fp32, symmetric, 0 on the diagonal.
+
+    Note:
+        Besides the result it takes one fp32 copy of the module's q, k, v weights.
     """
     heads = concatenated_heads(attention)  # (heads, weights per head)
-    return torch.cdist(heads, heads, p=float("inf"))
+    first, second = torch.triu_indices(len(heads), len(heads), offset=1, device=heads.device)
+    distances = heads.new_zeros(len(heads), len(heads))
+    # Every pair once, in one call that needs no memory but for the result.
+    distances[first, second] = distances[second, first] = pdist(heads, p=float("inf"))
+    return distances
 
 
 def find_dominators(similar: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The one definition of every sparsity and head count that is logged, reported or plotted.
 
 Prunable weights are those the penalties act on: q_proj, k_proj, v_proj, fc1 and fc2 weights.
-Biases, out_proj, embeddings and layer norms are not counted.
+Biases, out_proj, embeddings and layer norms are not counted. What was cut out of a model (see
+compact) is counted as zero: cutting changes neither its sparsity nor its number of heads.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from neuroprune_fairseq.structure import (
     AttentionBlock,
     attention_blocks,
+    full_num_heads,
     mlp_blocks,
     prunable_weights,
+    removed_attention,
 )
 
 
@@ -39,8 +42,19 @@ def head_mask(attention: AttentionBlock) -> Tensor:
     return reads & values
 
 
-def _share(count: int, weights: Sequence[Tensor]) -> float:
-    return count / max(1, sum(weight.numel() for weight in weights))
+def full_sizes(model: nn.Module) -> dict[str, int]:
+    """How many prunable weights a model began with, before any were cut out.
+
+    Args:
+        model: a fairseq model, wrapped or not.
+
+    Returns:
+        Numbers by part: "attn", "mlp" and "total".
+    """
+    attn = sum(size for block in attention_blocks(model) for size in block.full_sizes)
+    attn += sum(module.full_size for module in removed_attention(model))
+    mlp = sum(size for block in mlp_blocks(model) for size in block.full_sizes)
+    return {"attn": attn, "mlp": mlp, "total": attn + mlp}
 
 
 @torch.no_grad()
@@ -59,20 +73,23 @@ def measure(model: nn.Module, tolerance: float = 0.0) -> dict[str, float | int |
 
     Returns:
         heads_kept, heads_total: number of heads that contribute, and of all heads.
-        heads_kept_per_module: the same by module name, in forward order.
+        heads_kept_per_module: the same by module name, in forward order; a module that was
+        cut out as a whole comes last.
         attn_sparsity, mlp_sparsity, total_sparsity: share of zeros among the prunable
         weights of attention, MLPs and both, in [0, 1].
     """
     attention = attention_blocks(model)
-    attn_weights, mlp_weights = prunable_weights(attention), prunable_weights(mlp_blocks(model))
-    attn_zeros = count_zeros(attn_weights, tolerance)
-    mlp_zeros = count_zeros(mlp_weights, tolerance)
+    weights = {"attn": prunable_weights(attention), "mlp": prunable_weights(mlp_blocks(model))}
+    full, zeros = full_sizes(model), {}
+    for part, tensors in weights.items():
+        cut = full[part] - sum(weight.numel() for weight in tensors)
+        zeros[part] = cut + count_zeros(tensors, tolerance)
+    zeros["total"] = sum(zeros.values())
     per_module = {block.name: int(head_mask(block).sum()) for block in attention}
+    per_module.update((module.name, 0) for module in removed_attention(model))
     return {
         "heads_kept": sum(per_module.values()),
-        "heads_total": sum(block.num_heads for block in attention),
+        "heads_total": full_num_heads(model),
         "heads_kept_per_module": per_module,
-        "attn_sparsity": _share(attn_zeros, attn_weights),
-        "mlp_sparsity": _share(mlp_zeros, mlp_weights),
-        "total_sparsity": _share(attn_zeros + mlp_zeros, attn_weights + mlp_weights),
+        **{f"{part}_sparsity": zeros[part] / max(1, full[part]) for part in zeros},
     }

@@ -9,10 +9,12 @@ from typing import Any
 from torch import nn
 
 from neuroprune_fairseq import sparsity
+from neuroprune_fairseq.compact.cutting import Plan
 from neuroprune_fairseq.errors import check_choice, refuse
 from neuroprune_fairseq.head_selection import HEAD_CRITERIA, keep_heads_
 from neuroprune_fairseq.importance import HeadImportance, WeightImportance
-from neuroprune_fairseq.structure import attention_blocks
+from neuroprune_fairseq.pruning import prune_idle_neurons_
+from neuroprune_fairseq.structure import attention_blocks, full_num_heads
 from neuroprune_fairseq.targets import HeldZeros, Schedule, sparsify_
 
 PARTS = ("attn", "mlp", "total")
@@ -66,7 +68,7 @@ class Targets:
                 f"--target-heads {self.heads} is below {len(blocks)}: redundancy alone leaves one "
                 "head in every attention module; use --head-criterion both or importance"
             )
-        share_gone = 1 - self.heads / sum(block.num_heads for block in blocks)
+        share_gone = 1 - self.heads / full_num_heads(model)
         if self.attn is not None and share_gone > self.attn + 0.005:
             refuse(
                 f"--target-heads {self.heads} alone makes {share_gone:.3f} of the attention "
@@ -160,11 +162,23 @@ class TargetController:
             return False
         progress = self.schedule.progress(num_updates)
         self._remove_heads_(model, progress)
+        if {"mlp", "total"} & self.targets.sparsities.keys():
+            prune_idle_neurons_(model)  # before the count of zeros
         for part, goal in self.targets.sparsities.items():
             start = self._start[part]
             share = start + (goal - start) * progress
             sparsify_(model, part, share, self._weights.scores(model))
         return True
+
+    def before_shrink_(self, model: nn.Module, plan: Plan) -> None:
+        """Forget the importance of what is going to be cut out; :meth:`hold_` the rest then.
+
+        Args:
+            model: before the cut.
+            plan: what is kept.
+        """
+        self._heads.cut_(model, plan)
+        self._weights.cut_(model, plan)
 
     def _remove_heads_(self, model: nn.Module, progress: float) -> None:
         if self.targets.heads is None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from neuroprune_fairseq.sparsity import full_sizes
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks, prunable_weights
 
 
@@ -75,7 +76,9 @@ def sparsify_(model: nn.Module, part: str, sparsity: float, scores: Sequence[Ten
     weights = [*attn, *prunable_weights(mlp_blocks(model))]
     parts = {"attn": slice(len(attn)), "mlp": slice(len(attn), None), "total": slice(None)}
     weights, scores = weights[parts[part]], scores[parts[part]]
-    zero_lowest_(weights, scores, round(sparsity * sum(weight.numel() for weight in weights)))
+    full = full_sizes(model)[part]
+    cut = full - sum(weight.numel() for weight in weights)
+    zero_lowest_(weights, scores, round(sparsity * full) - cut)
 
 
 class HeldZeros:

@@ -12,7 +12,12 @@ from neuroprune_fairseq import workers
 from neuroprune_fairseq.errors import check_choice, refuse
 from neuroprune_fairseq.precision import master_weights
 from neuroprune_fairseq.proximal import proximal_step_
-from neuroprune_fairseq.pruning import MERGES, PrunedHeads, eliminate_redundant_heads
+from neuroprune_fairseq.pruning import (
+    MERGES,
+    Pruned,
+    eliminate_redundant_heads,
+    prune_idle_neurons_,
+)
 from neuroprune_fairseq.pruning_task import PruningTask, PruningTaskConfig
 from neuroprune_fairseq.target_controller import TargetController, Targets, total_updates
 from neuroprune_fairseq.targets import Schedule
@@ -96,14 +101,16 @@ class TranslationNeuropruneTask(PruningTask):
             head_criterion=cfg.head_criterion,
             merge=cfg.head_merge,
         )
+        if cfg.shrink and str(cfg.head_merge) == "fc1":
+            refuse("--shrink excludes --head-merge fc1, which needs all heads in their places")
         if threshold is not None and self._targets.heads is not None:
             refuse("--target-heads finds the threshold itself; drop --head-distance-threshold")
         self._controller: Optional[TargetController] = None
         self._controller_state: dict[str, Any] = {}
-        self._pruned_heads: Optional[PrunedHeads] = None
+        self._pruned: Optional[Pruned] = None
 
     def start_(self) -> None:
-        self._pruned_heads = PrunedHeads(self.model)
+        self._pruned = Pruned(self.model)
         half = self.cfg.memory_efficient_fp16 or self.cfg.memory_efficient_bf16
         if half and getattr(self._criterion, "shrinks", False):
             refuse(
@@ -154,17 +161,17 @@ class TranslationNeuropruneTask(PruningTask):
 
     def after_update_(self) -> None:
         shrinks = getattr(self._criterion, "shrinks", False)
-        if not (shrinks or self._pruned_heads or self._controller):
+        if not (shrinks or self._pruned or self._controller):
             return
         with master_weights(self.optimizer):
             if shrinks:
                 self._shrink_()
-            if self._pruned_heads:
-                self._pruned_heads.zero_()
+            if self._pruned:
+                self._pruned.zero_()
             if self._controller and self._controller.after_update_(self.model, self.num_updates):
                 workers.follow_first_(self.model.parameters())
                 self._controller.hold_(self.model)
-                self._pruned_heads = PrunedHeads(self.model)
+                self._pruned = Pruned(self.model)
         if self._controller:
             self._release_when_finished()
 
@@ -184,6 +191,9 @@ class TranslationNeuropruneTask(PruningTask):
         )
 
     def at_epoch_end_(self) -> dict[str, Any]:
+        if self._controller is None or not self._targets.sparsities:
+            with master_weights(self.optimizer):
+                prune_idle_neurons_(self.model)
         if self._controller:
             return {"modules": self._controller.epoch_records(self.model)}
         if self.cfg.head_distance_threshold is None:
@@ -192,8 +202,17 @@ class TranslationNeuropruneTask(PruningTask):
             modules = eliminate_redundant_heads(
                 self.model, self.cfg.head_distance_threshold, self.cfg.head_merge
             )
-        self._pruned_heads = PrunedHeads(self.model)
+        self._pruned = Pruned(self.model)
         return {"modules": modules}
+
+    def before_shrink_(self, plan):
+        if self._controller:
+            self._controller.before_shrink_(self.model, plan)
+
+    def after_shrink_(self):
+        self._pruned = Pruned(self.model)
+        if self._controller:
+            self._controller.hold_(self.model)
 
     def own_state(self):
         if self._controller is None:

@@ -84,5 +84,6 @@ else
   PYTHON=$ROOT/.venv/bin/python
 fi
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
+source "$ROOT/scripts/allocator.sh"
 # fairseq's own use of old interfaces is nothing that a user can mend.
 export PYTHONWARNINGS=${PYTHONWARNINGS-ignore}

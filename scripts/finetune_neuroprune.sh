@@ -22,6 +22,7 @@ option target-sparsity S "" "end with this share of zeros among the q, k, v, fc1
 option head-merge WAY out_proj "what a removed head leaves to its dominator: out_proj, fc1 or none"
 option near-zero EPSILON 1e-4 "epsilon, a weight below it counts as missing in R_mlp"
 option penalty-solver NAME subgradient "how the penalties act: subgradient or proximal"
+flag shrink "cut what is pruned out of the model at every epoch's end: faster epochs, compact checkpoints"
 option epochs N 15 "length of the training"
 option lr RATE 5e-4 "peak learning rate, inverse square root schedule"
 option warmup-updates N 200 "updates until the peak"
@@ -69,6 +70,7 @@ if [ "$head_distance_threshold" != none ]; then
   check_number head-distance-threshold
   pruning+=(--head-distance-threshold "$head_distance_threshold")
 fi
+[ -z "$shrink" ] || pruning+=(--shrink)
 
 source "$here/environment.sh"
 source "$here/training.sh"

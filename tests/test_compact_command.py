@@ -13,7 +13,7 @@ from fairseq.models.transformer import TransformerModel
 from fairseq_cli import generate, interactive, train, validate
 
 from neuroprune_fairseq.checkpoint import model_flags, read_checkpoint
-from neuroprune_fairseq.compact import shapes
+from neuroprune_fairseq.compact import compact, shapes
 from neuroprune_fairseq.compact.command import main
 from neuroprune_fairseq.compact.cutting import make_plan
 from neuroprune_fairseq.compact.files import model_of
@@ -242,7 +242,8 @@ def test_the_flattened_moments_of_fp16_training_are_cut_alike(checkpoints):
     plan, each = make_plan(model), state["last_optimizer_state"]
     names = ("exp_avg", "exp_avg_sq")
     flat = {n: torch.cat([e[n].flatten() for e in each["state"].values()]) for n in names}
-    flattened = {**each, "state": {0: {"step": 3, **flat}}, "loss_scale": 128}
+    group = {**each["param_groups"][0], "params": [0]}
+    flattened = {"state": {0: {"step": 3, **flat}}, "param_groups": [group], "loss_scale": 128}
 
     expected = cut_optimizer_state(each, model, plan)["state"].values()
     found = cut_optimizer_state(flattened, model, plan)
@@ -251,6 +252,23 @@ def test_the_flattened_moments_of_fp16_training_are_cut_alike(checkpoints):
     for n in names:
         joined = torch.cat([entry[n].flatten() for entry in expected])
         assert torch.equal(found["state"][0][n], joined)
+
+
+def test_a_parameter_without_moments_has_none_after_the_cut_either(build_model):
+    model = build_model(encoder_layers=1, decoder_layers=1)
+    prune_(model)
+    model.decoder.layers[0].fc1.bias.requires_grad = False
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=0.1)
+    for parameter in parameters[3:]:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    smaller = compact(model, plan := make_plan(model))
+    state = cut_optimizer_state(optimizer.state_dict(), model, plan)
+    kept = [p for p in smaller.parameters() if p.requires_grad]
+    assert len(state["param_groups"][0]["params"]) == len(kept)
+    assert sorted(state["state"]) == list(range(3, len(kept)))
+    assert all(state["state"][i]["exp_avg"].shape == kept[i].shape for i in range(3, len(kept)))
 
 
 def test_half_precision_weights_stay_half_precision(checkpoints, tmp_path):

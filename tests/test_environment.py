@@ -22,7 +22,8 @@ def checkout(tmp_path):
     """A checkout of scripts only, with stand-ins for Python, venv and pip on the PATH."""
     folder = tmp_path / "checkout"
     (folder / "scripts").mkdir(parents=True)
-    shutil.copy(ROOT / "scripts" / "environment.sh", folder / "scripts")
+    for name in ("environment.sh", "allocator.sh"):
+        shutil.copy(ROOT / "scripts" / name, folder / "scripts")
     for name in ("setup.py", "constraints.txt"):
         (folder / name).write_text("1\n")
     write_program(tmp_path / "bin" / "python3.11", "#!/bin/sh\necho 'a shim' >&2\nexit 127\n")
@@ -88,3 +89,23 @@ def test_two_scripts_that_start_at_once_install_once(checkout, tmp_path):
         process.communicate()
         assert process.returncode == 0
     assert installations(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "set_by_us"),
+    [
+        ({}, True),
+        ({"GLIBC_TUNABLES": "glibc.malloc.tcache_count=1"}, False),
+        ({"GLIBC_TUNABLES": ""}, False),
+        ({"MALLOC_ARENA_MAX": "2"}, False),
+        ({"LD_PRELOAD": "/nowhere/liballocator.so"}, False),
+    ],
+)
+def test_the_allocator_keeps_memory_unless_the_user_has_set_something(given, set_by_us):
+    program = f'source "{ROOT}/scripts/allocator.sh"; printf %s "${{GLIBC_TUNABLES-none}}"'
+    environment = {"PATH": "/usr/bin:/bin", **given}
+    process = subprocess.run(
+        ["bash", "-euc", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert ("glibc.malloc.mmap_max=0" in process.stdout) == set_by_us
+    assert set_by_us or process.stdout == given.get("GLIBC_TUNABLES", "none")

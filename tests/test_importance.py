@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
+from neuroprune_fairseq.compact.cutting import cut_, plan_of_pruned
 from neuroprune_fairseq.importance import HeadImportance, WeightImportance, gate_gradients
+from neuroprune_fairseq.pruning import zero_heads_, zero_neurons_
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 
@@ -66,6 +70,30 @@ def test_an_overflowed_update_counts_as_nothing(build_model):
     importance = HeadImportance(values=torch.ones(108))
     importance.update(model)
     assert torch.isfinite(importance.values).all()
+
+
+@pytest.mark.parametrize("kind", [HeadImportance, WeightImportance])
+def test_what_is_cut_out_leaves_the_rest_its_importance(build_model, sample, kind):
+    model = build_model().eval()
+    for block in attention_blocks(model):
+        zero_heads_(block, torch.tensor([0, 4]))
+    for mlp in mlp_blocks(model):
+        zero_neurons_(mlp, torch.arange(0, 96, 3))
+    smaller, plan = copy.deepcopy(model), plan_of_pruned(model)
+    whole, cut = kind(), kind()
+    for importance in (whole, cut):
+        loss_of(model, sample).backward()
+        importance.update(model)
+        model.zero_grad()
+    cut.cut_(model, plan)
+    cut_(smaller, plan)
+    for network, importance in ((model, whole), (smaller, cut)):
+        loss_of(network, sample).backward()
+        importance.update(network)
+    assert len(cut.values) < len(whole.values)
+    # What is pruned has no gradient (a head's out_proj columns are 0), so nothing else is lost.
+    left = whole.values[whole.values > 0]
+    assert torch.allclose(cut.values[cut.values > 0], left, rtol=1e-3)
 
 
 def test_a_weights_score_is_its_square_times_the_mean_of_its_squared_gradients(build_model, sample):

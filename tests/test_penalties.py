@@ -8,13 +8,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from neuroprune_fairseq import rows
+from neuroprune_fairseq.compact.cutting import compact
 from neuroprune_fairseq.penalties import (
     attention_penalty,
     l1_penalty,
     missing_fraction,
     mlp_penalty,
 )
+from neuroprune_fairseq.pruning import zero_heads_, zero_neurons_
 from neuroprune_fairseq.structure import AttentionBlock, MLPBlock, attention_blocks, mlp_blocks
+
+NEAR_ZERO = 0.03
 
 
 def linear(weight):
@@ -120,6 +125,93 @@ def test_gradients_equal_finite_differences_also_between_widths(build_model, wid
             entry[i] = middle
             slope = (above - below) / (2 * step)
             assert weight.grad.view(-1)[i].item() == pytest.approx(slope, abs=2e-2)
+
+
+def plain_attention_penalty(blocks):
+    """Eq. 2 as it is written, one module after the other, differentiated by autograd."""
+    total = 0.0
+    for block in blocks:
+        for weights in block.input_groups:
+            norms = sum(weight.float().abs().sum(dim=0) for weight in weights)
+            total = total + norms[norms > 0].sqrt().sum()
+    return total
+
+
+def plain_mlp_penalty(blocks):
+    """Eq. 1 as it is written."""
+    total = 0.0
+    for block in blocks:
+        for weight in block.prunable_weights:
+            missing = (weight.detach().abs() < NEAR_ZERO).float().mean(dim=1, keepdim=True)
+            total = total + (missing * weight.float().abs()).sum()
+    return total
+
+
+def gradients(model, function):
+    model.zero_grad(set_to_none=True)
+    value = function()
+    value.backward()
+    return value.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("width", [48, 96])
+@pytest.mark.parametrize("joined", [1, 2**18])
+def test_values_and_gradients_are_those_of_autograd(build_model, monkeypatch, dtype, width, joined):
+    monkeypatch.setattr(rows, "JOINED_ON_CPU", joined)  # one matrix at a time, or many
+    model = build_model(
+        share_all_embeddings=False, encoder_embed_dim=width, encoder_ffn_embed_dim=72
+    ).to(dtype)
+    attention, mlps = attention_blocks(model), mlp_blocks(model)
+    with torch.no_grad():
+        attention[0].q_proj.weight[:, 3] = 0.0
+        for weight in attention[7].prunable_weights:
+            weight[:, 5] = 0.0
+        mlps[3].fc1.weight[:, ::2] = 0.0
+
+    def ours():
+        return 0.3 * attention_penalty(attention) + 2.0 * mlp_penalty(mlps, NEAR_ZERO)
+
+    def plain():
+        return 0.3 * plain_attention_penalty(attention) + 2.0 * plain_mlp_penalty(mlps)
+
+    value, found = gradients(model, ours)
+    expected_value, expected = gradients(model, plain)
+    assert value.item() == pytest.approx(expected_value.item(), rel=1e-5)
+    assert found.keys() == expected.keys() and len(found) == 18 * 3 + 12 * 2
+    for name, gradient in expected.items():
+        assert found[name].dtype == dtype
+        assert torch.allclose(found[name].float(), gradient.float(), rtol=1e-6, atol=1e-6), name
+
+
+def test_what_scales_the_loss_scales_the_gradient(build_model):
+    model = build_model()
+    _, once = gradients(model, lambda: attention_penalty(attention_blocks(model)))
+    _, scaled = gradients(model, lambda: 1024 * attention_penalty(attention_blocks(model)))
+    assert all(torch.equal(1024 * once[name], scaled[name]) for name in once)
+
+
+def test_nothing_waits_for_a_device(build_model):
+    # A tensor of the meta device has no values: whatever asks for one fails.
+    model = build_model().to("meta")
+    penalty = attention_penalty(attention_blocks(model)) + mlp_penalty(mlp_blocks(model), 0.1)
+    penalty.backward()
+    assert attention_blocks(model)[0].q_proj.weight.grad.is_meta
+
+
+@torch.no_grad()
+def test_a_cut_model_has_the_penalties_of_the_model_with_its_zeros(build_model):
+    model = build_model()
+    for number, block in enumerate(attention_blocks(model)):
+        zero_heads_(block, torch.arange(1 + number % 6))
+    for number, mlp in enumerate(mlp_blocks(model)):
+        zero_neurons_(mlp, torch.arange(7 * number))
+    smaller = compact(model)
+    assert len(attention_blocks(smaller)) == 15
+    values = [attention_penalty(attention_blocks(m)).item() for m in (model, smaller)]
+    assert values[1] == pytest.approx(values[0])
+    values = [mlp_penalty(mlp_blocks(m), NEAR_ZERO).item() for m in (model, smaller)]
+    assert values[1] == pytest.approx(values[0])
 
 
 def test_half_precision_models_are_penalised_in_fp32(build_model):

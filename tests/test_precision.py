@@ -15,7 +15,7 @@ from fairseq.optim import AMPOptimizer, FP16Optimizer, MemoryEfficientFP16Optimi
 from neuroprune_fairseq.checkpoint import read_checkpoint
 from neuroprune_fairseq.compact.files import model_of
 from neuroprune_fairseq.precision import master_weights
-from neuroprune_fairseq.pruning import PrunedHeads, eliminate_redundant_heads, pruned_heads
+from neuroprune_fairseq.pruning import Pruned, eliminate_redundant_heads, pruned_heads
 from neuroprune_fairseq.structure import attention_blocks
 
 FLAT, SHAPED, BF16 = "--fp16", "--fp16 --fp16-no-flatten-grads", "--bf16"
@@ -80,7 +80,7 @@ def test_a_merge_survives_later_updates_and_pruned_heads_stay_zero(build_model, 
     merged = full_weights(optimizer, model)[number].view(48, 6, 8)[:, 5]
     precision = 1e-6 if has_copies else torch.finfo(dtype).eps
     assert torch.allclose(merged, sums, rtol=4 * precision, atol=4 * precision)
-    held, pruned = PrunedHeads(model), [(b, torch.arange(5)) for b in attention_blocks(model)]
+    held, pruned = Pruned(model), [(b, torch.arange(5)) for b in attention_blocks(model)]
     for _ in range(20):
         step(model, optimizer, generator, pruned)
         with master_weights(optimizer):

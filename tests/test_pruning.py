@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from neuroprune_fairseq.pruning import (
-    PrunedHeads,
+    Pruned,
     eliminate_redundant_heads,
+    prune_idle_neurons_,
     pruned_heads,
+    pruned_neurons,
     zero_heads_,
+    zero_neurons_,
     zero_small_weights_,
 )
 from neuroprune_fairseq.sparsity import measure
@@ -147,7 +150,7 @@ def test_a_pruned_head_stays_zero_through_50_adam_updates_with_weight_decay(buil
     step()
     assert pruned_heads(block).tolist() == [], "momentum alone regrows a head"
     zero_heads_(block, torch.tensor([2, 3]))
-    held = PrunedHeads(model)
+    held = Pruned(model)
     for _ in range(50):
         step()
         held.zero_()
@@ -169,8 +172,50 @@ def test_zero_is_a_fixed_point_of_the_gradient(build_model, sample):
     assert block.out_proj.weight.grad[:, rows].abs().max() == 0
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_idle_neurons_are_pruned_and_the_output_stays(build_model, sample, activation):
+    model = build_model(activation_fn=activation)
+    randomise_biases_(model)
+    mlp = mlp_blocks(model)[2]
+    with torch.no_grad():
+        mlp.fc1.weight[3] = 0.0
+        mlp.fc1.bias[3] = 0.7  # always puts out the same
+        mlp.fc2.weight[:, 5] = 0.0  # is read by nothing
+        mlp.fc1.weight[8, 1:] = 0.0  # still reads one input
+    before = output(model, sample)
+    prune_idle_neurons_(model)
+    assert pruned_neurons(mlp).tolist() == [3, 5]
+    assert [len(pruned_neurons(other)) for other in mlp_blocks(model)].count(0) == 11
+    assert torch.allclose(output(model, sample), before, atol=1e-6)
+
+
+def test_pruned_neurons_have_no_gradient_and_stay_zero_through_20_adam_updates(build_model, sample):
+    model = build_model().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=0.01)
+
+    def step():
+        optimizer.zero_grad()
+        loss_of(model, sample).backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step()  # momentum to regrow them with
+    mlp = mlp_blocks(model)[7]
+    zero_neurons_(mlp, torch.arange(40))
+    step()
+    assert mlp.fc1.weight.grad[:40].abs().max() == mlp.fc2.weight.grad[:, :40].abs().max() == 0
+    assert mlp.fc1.bias.grad[:40].abs().max() == 0
+    assert len(pruned_neurons(mlp)) == 0, "momentum alone regrows them"
+    zero_neurons_(mlp, torch.arange(40))
+    held = Pruned(model)
+    for _ in range(20):
+        step()
+        held.zero_()
+    assert pruned_neurons(mlp).tolist() == list(range(40))
+
+
 def test_a_model_without_pruned_heads_holds_nothing(build_model):
-    assert not PrunedHeads(build_model())
+    assert not Pruned(build_model())
 
 
 def test_zero_small_weights_zeroes_exactly_those_below_the_tolerance(build_model):

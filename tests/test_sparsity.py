@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuroprune_fairseq.pruning import zero_heads_
+from neuroprune_fairseq.compact import compact
+from neuroprune_fairseq.pruning import zero_heads_, zero_neurons_
 from neuroprune_fairseq.sparsity import head_mask, measure
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
@@ -62,3 +63,14 @@ def test_zeroed_heads_are_counted_in_their_module(build_model):
     assert found["heads_kept_per_module"]["decoder.layers.0.encoder_attn"] == 4
     assert found["heads_kept"] == 106
     assert found["attn_sparsity"] == pytest.approx(2 / 108)
+
+
+def test_what_is_cut_out_counts_as_zero(build_model):
+    model = build_model()
+    for number, block in enumerate(attention_blocks(model)):
+        zero_heads_(block, torch.arange(1 + number % 6))
+    for number, mlp in enumerate(mlp_blocks(model)):
+        zero_neurons_(mlp, torch.arange(number))
+    expected, found = measure(model), measure(compact(model))
+    assert found == expected
+    assert (found["heads_kept"], found["heads_total"]) == (45, 108)

@@ -6,12 +6,17 @@ import pytest
 import torch
 from test_task import assert_equal_weights, epoch_lines
 
+from neuroprune_fairseq.compact import compact
 from neuroprune_fairseq.head_selection import by_redundancy, keep_heads_
 from neuroprune_fairseq.importance import HeadImportance, WeightImportance
-from neuroprune_fairseq.pruning import eliminate_redundant_heads
+from neuroprune_fairseq.pruning import (
+    eliminate_redundant_heads,
+    zero_heads_,
+    zero_neurons_,
+)
 from neuroprune_fairseq.redundancy import head_distances
 from neuroprune_fairseq.sparsity import measure
-from neuroprune_fairseq.structure import attention_blocks
+from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 from neuroprune_fairseq.target_controller import Targets, total_updates
 from neuroprune_fairseq.targets import Schedule, sparsify_
 
@@ -39,6 +44,23 @@ def test_sparsify_ends_at_the_share_and_takes_zeros_first(build_model, part, sha
     assert measure(model)[f"{part}_sparsity"] == pytest.approx(share, abs=1e-4)
     after = [b.q_proj.weight == 0 for b in attention_blocks(model)]
     assert all((new | ~old).all() for old, new in zip(before, after))
+
+
+@pytest.mark.parametrize("part", ["attn", "mlp", "total"])
+def test_a_cut_model_loses_the_weights_that_the_whole_one_loses(build_model, part):
+    model = build_model()
+    for block in attention_blocks(model):
+        zero_heads_(block, torch.arange(2))
+    for mlp in mlp_blocks(model):
+        zero_neurons_(mlp, torch.arange(20))
+    smaller = compact(model)
+    for one in (model, smaller):
+        sparsify_(one, part, 0.6, WeightImportance().scores(one))
+        assert measure(one)[f"{part}_sparsity"] == pytest.approx(0.6, abs=1e-4)
+    for whole, small in zip(attention_blocks(model), attention_blocks(smaller)):
+        assert torch.equal(small.k_proj.weight, whole.k_proj.weight[16:])
+    for whole, small in zip(mlp_blocks(model), mlp_blocks(smaller)):
+        assert torch.equal(small.fc2.weight, whole.fc2.weight[:, 20:])
 
 
 def importance_of(*low):

@@ -23,7 +23,7 @@ from neuroprune_fairseq.baselines.gates import HeadGates, fold_, living_heads
 from neuroprune_fairseq.baselines.scores import DEAD, GateScores
 from neuroprune_fairseq.errors import refuse
 from neuroprune_fairseq.precision import master_weights
-from neuroprune_fairseq.pruning import PrunedHeads
+from neuroprune_fairseq.pruning import Pruned
 from neuroprune_fairseq.pruning_task import PruningTask, PruningTaskConfig
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class GatedTask(PruningTask):
         self._finished = False
         self._place = 0  # of the batch among this worker's, in the current update
         self._gate_state: Optional[dict[str, Any]] = None  # noqa: UP045  (of a resumed run)
-        self._held: Optional[PrunedHeads] = None  # noqa: UP045
+        self._held: Optional[Pruned] = None  # noqa: UP045
 
     # For subclasses.
 
@@ -115,7 +115,7 @@ class GatedTask(PruningTask):
             refuse("--max-epoch or --max-update is needed: heads are removed where training ends")
         self.refuse_patience()
         if self._held is None:
-            self._held = PrunedHeads(self.model)
+            self._held = Pruned(self.model)
         if self.gates is None and not self._finished:
             self._attach_()
 
@@ -145,7 +145,7 @@ class GatedTask(PruningTask):
             self.finish_()
         if self._held is not held:  # heads went
             self.follow_first_worker_()
-            self._held = PrunedHeads(self.model)
+            self._held = Pruned(self.model)
 
     def at_epoch_end_(self) -> dict[str, Any]:
         if self.gates is not None and 0 < self.cfg.max_epoch <= self._epoch:
@@ -153,6 +153,14 @@ class GatedTask(PruningTask):
         if self.gates is None:
             return {}
         return {"gates_open": int(self.final_gates().gt(0).sum())}
+
+    @property
+    def may_shrink(self) -> bool:
+        """Gates know their heads by number."""
+        return self._finished
+
+    def after_shrink_(self):
+        self._held = Pruned(self.model)
 
     def begin_valid_epoch(self, epoch, model):
         super().begin_valid_epoch(epoch, model)
@@ -188,7 +196,7 @@ class GatedTask(PruningTask):
         """Fold gates into the weights; heads of gate 0 are held at zero from now on."""
         with master_weights(self.optimizer):
             fold_(self.model, values)
-        self._held = PrunedHeads(self.model)
+        self._held = Pruned(self.model)
 
     def finish_(self) -> None:
         """Fold the final gates and go on as a plain model."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune_fairseq.compact.modules import ConstantAttention, SelectedLinear
+from neuroprune_fairseq.pruning import fold_neurons_, idle_neurons, pruned_heads, pruned_neurons
 from neuroprune_fairseq.sparsity import head_mask
 from neuroprune_fairseq.structure import AttentionBlock, MLPBlock, attention_blocks, mlp_blocks
 
@@ -26,6 +27,13 @@ INPUTS = ".inputs"
 # 1/2; at width 96 only 0.7 to 1.1 and 0.7 to 1.5 times. So only wide models read fewer.
 SMALLEST_WIDTH = 256
 WORTHWHILE_SHARE = 0.75
+
+
+def _others(indices: Tensor, total: int) -> Tensor:
+    """The rest of range(total), ascending."""
+    mask = torch.ones(total, dtype=torch.bool, device=indices.device)
+    mask[indices] = False
+    return mask.nonzero().flatten()
 
 
 def _heads_to_keep(block: AttentionBlock) -> Tensor:
@@ -51,12 +59,14 @@ def _inputs_to_keep(block: AttentionBlock, heads: Tensor) -> Tensor | None:
     return read.nonzero().flatten() if read.float().mean() <= WORTHWHILE_SHARE else None
 
 
+def _at_least_one(neurons: Tensor) -> Tensor:
+    """An MLP without any neuron would be no MLP: the first one stays."""
+    return neurons if len(neurons) else neurons.new_zeros(1)
+
+
 def _neurons_to_keep(block: MLPBlock) -> Tensor:
     """Hidden neurons with a fc1 row and a fc2 column; the first where none has both."""
-    keep = block.fc1.weight.ne(0).any(dim=1) & block.fc2.weight.ne(0).any(dim=0)
-    if not keep.any():
-        keep[0] = True
-    return keep.nonzero().flatten()
+    return _at_least_one(_others(idle_neurons(block), block.fc1.out_features))
 
 
 @torch.no_grad()
@@ -79,10 +89,21 @@ def make_plan(model: nn.Module) -> Plan:
     return plan
 
 
-def _others(kept: Tensor, total: int) -> Tensor:
-    mask = torch.ones(total, dtype=torch.bool, device=kept.device)
-    mask[kept] = False
-    return mask.nonzero().flatten()
+def plan_of_pruned(model: nn.Module) -> Plan:
+    """What of a model that trains on must stay: all but what is pruned, which is held at zero.
+
+    :func:`make_plan` goes further: it looks at the output alone, and cuts heads and neurons
+    that training might yet bring back.
+
+    Args:
+        model: a fairseq Transformer, not wrapped.
+    """
+    plan = {}
+    for block in attention_blocks(model):
+        plan[block.name] = _others(pruned_heads(block), block.num_heads)
+    for mlp in mlp_blocks(model):
+        plan[mlp.name] = _at_least_one(_others(pruned_neurons(mlp), mlp.fc1.out_features))
+    return plan
 
 
 @torch.no_grad()
@@ -99,9 +120,7 @@ def fold_constants_(model: nn.Module, plan: Plan) -> None:
             columns = block.head_columns()[:, cut].flatten(start_dim=1)
             block.out_proj.bias += columns @ values
     for block in mlp_blocks(model):
-        cut = _others(plan[block.name], block.fc1.out_features)
-        activation = model.get_submodule(block.name).activation_fn
-        block.fc2.bias += block.fc2.weight[:, cut] @ activation(block.fc1.bias[cut])
+        fold_neurons_(block, _others(plan[block.name], block.fc1.out_features))
 
 
 def _select_outputs_(linear: nn.Linear, kept: Tensor) -> None:
@@ -125,6 +144,8 @@ def _keep_heads_(model: nn.Module, block: AttentionBlock, heads: Tensor) -> None
         parent, _, name = block.name.rpartition(".")
         bias = block.out_proj.bias
         constant = ConstantAttention(bias.data, bias.requires_grad)
+        constant.full_num_heads = block.full_num_heads
+        constant.full_attention_size = sum(block.full_sizes)
         setattr(model.get_submodule(parent), name, constant.train(block.module.training))
         return
     rows = torch.arange(block.num_heads * block.head_dim, device=heads.device)
@@ -132,6 +153,7 @@ def _keep_heads_(model: nn.Module, block: AttentionBlock, heads: Tensor) -> None
     for projection in (block.q_proj, block.k_proj, block.v_proj):
         _select_outputs_(projection, rows)
     _select_inputs_(block.out_proj, rows)
+    block.module.full_num_heads = block.full_num_heads
     # What fairseq's module needs to run narrower than its layer; scaling stays.
     block.module.num_heads = len(heads)
     block.module.embed_dim = len(rows)
@@ -154,6 +176,7 @@ def cut_(model: nn.Module, plan: Plan) -> None:
             _keep_inputs_(block, plan[block.name + INPUTS])
     for block in mlp_blocks(model):
         if len(plan[block.name]) < block.fc1.out_features:
+            block.fc2.full_in_features = block.full_ffn_embed_dim
             _select_outputs_(block.fc1, plan[block.name])
             _select_inputs_(block.fc2, plan[block.name])
 

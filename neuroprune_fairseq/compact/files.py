@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from neuroprune_fairseq.checkpoint import model_settings
 from neuroprune_fairseq.compact.cutting import Plan, shapes
-from neuroprune_fairseq.compact.model import ARCH
+from neuroprune_fairseq.compact.model import ARCH, describe_, head_numbers
 from neuroprune_fairseq.compact.optimizer import cut_optimizer_state
 from neuroprune_fairseq.errors import refuse, refusing
 
@@ -39,15 +39,28 @@ def settings_of(state: dict[str, Any], path: str) -> Namespace:
         SystemExit: one line, when this is no Transformer that can be made compact.
     """
     settings = copy.copy(model_settings(state))
+    check_settings(settings, path)
+    ARCH_CONFIG_REGISTRY[settings.arch](settings)  # what was left open when the model was built
+    return settings
+
+
+def check_settings(settings: Namespace, what: str) -> None:
+    """Refuse settings of a model that cannot be made compact.
+
+    Args:
+        settings: of a model.
+        what: whose they are, for messages.
+
+    Raises:
+        SystemExit: one line.
+    """
     arch = getattr(settings, "arch", None)
     if ARCH_MODEL_NAME_REGISTRY.get(arch) not in ("transformer", ARCH):
-        refuse(f"{path}: architecture {arch!r} is none of fairseq's model 'transformer'")
+        refuse(f"{what}: architecture {arch!r} is none of fairseq's model 'transformer'")
     wrong = [name for name, plain in UNSUPPORTED.items() if getattr(settings, name, plain) != plain]
     if wrong:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
-        refuse(f"{path} was trained with {flags}: such models cannot be made compact")
-    ARCH_CONFIG_REGISTRY[arch](settings)  # what was left open when the model was built
-    return settings
+        refuse(f"{what}: models trained with {flags} cannot be made compact")
 
 
 def _numbered(size: int) -> Dictionary:
@@ -99,12 +112,11 @@ def _stored(tensor: Tensor, like: Tensor | None, seen: dict[int, Tensor]) -> Ten
     return seen.setdefault(tensor.data_ptr(), tensor.to(like.dtype))
 
 
-def _compact_settings(settings: Namespace, model: nn.Module) -> Namespace:
-    settings = copy.copy(settings)
-    if settings.arch != ARCH:
-        settings.neuroprune_arch = settings.arch  # for the record
-    settings.arch = settings._name = ARCH
-    settings.neuroprune_shapes = shapes(model)
+def _compact_settings(
+    settings: Namespace, before: nn.Module, after: nn.Module, plan: Plan
+) -> Namespace:
+    heads, settings = head_numbers(settings, before, plan), copy.copy(settings)
+    describe_(settings, after, heads)
     return settings
 
 
@@ -135,7 +147,7 @@ def compact_state(
     new = {name: _stored(weights[name], old.get(name), seen) for name in names if name in weights}
     result = {**state, "model": new, "last_optimizer_state": None}
     if shapes(after) != shapes(before):
-        settings = _compact_settings(model_settings(state), after)
+        settings = _compact_settings(model_settings(state), before, after, plan)
         if state.get("args"):
             result["args"] = settings
         if state["cfg"]:

@@ -13,12 +13,17 @@ from argparse import Namespace
 
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel, base_architecture
+from torch import nn
 
 from neuroprune_fairseq.checkpoint import model_settings, read_checkpoint
-from neuroprune_fairseq.compact.cutting import reshape_
+from neuroprune_fairseq.compact.cutting import Plan, reshape_, shapes
 from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.structure import attention_blocks, removed_attention
 
 ARCH = "neuroprune_compact"
+# What a compact model's settings have more than those of the model it was cut from: numbers of
+# heads and neurons, the architecture it had, which of that one's heads are left.
+OWN_SETTINGS = ("neuroprune_shapes", "neuroprune_arch", "neuroprune_heads")
 
 
 @register_model(ARCH)
@@ -47,6 +52,54 @@ def _checkpoint_to_restore(args: Namespace) -> str | None:
     return last if os.path.exists(last) else args.finetune_from_model
 
 
+def head_numbers(settings: Namespace, model: nn.Module, plan: Plan) -> dict[str, list[int]]:
+    """The heads that a plan keeps, numbered as in the model that was first cut.
+
+    Args:
+        settings: of the model before the cut.
+        model: before the cut.
+        plan: what is kept.
+
+    Returns:
+        Numbers by attention module; none where no head is left.
+    """
+    numbers = getattr(settings, "neuroprune_heads", None)
+    if numbers is None:
+        numbers = {b.name: list(range(b.num_heads)) for b in attention_blocks(model)}
+        numbers.update((module.name, []) for module in removed_attention(model))
+    return {name: [old[i] for i in plan.get(name, ())] for name, old in numbers.items()}
+
+
+def describe_(settings: Namespace, model: nn.Module, heads: dict[str, list[int]]) -> None:
+    """Make the settings of a model those of the compact model that was cut from it, in place.
+
+    Args:
+        settings: of the model before the cut.
+        model: after the cut.
+        heads: as :func:`head_numbers` finds them.
+    """
+    settings.neuroprune_heads = heads
+    if settings.arch != ARCH:
+        settings.neuroprune_arch = settings.arch  # for the record
+    settings.arch = settings._name = ARCH
+    settings.neuroprune_shapes = shapes(model)
+
+
+def follow_checkpoint_(args: Namespace) -> None:
+    """Ask for a compact model where training is to go on from a compact checkpoint, in place.
+
+    Args:
+        args: all settings of the run, its architecture among them.
+    """
+    path = _checkpoint_to_restore(args)
+    saved = model_settings(read_checkpoint(path)) if path and os.path.exists(path) else None
+    if hasattr(saved, "neuroprune_shapes"):
+        args.arch = args._name = ARCH
+        for name in OWN_SETTINGS:
+            if hasattr(saved, name):
+                setattr(args, name, getattr(saved, name))
+
+
 def _setting_names() -> list[str]:
     """The names of all settings that belong to fairseq's transformer."""
     parser = argparse.ArgumentParser(add_help=False)
@@ -68,7 +121,7 @@ def neuroprune_compact(args: Namespace) -> None:
         saved = model_settings(read_checkpoint(path))
         if not hasattr(saved, "neuroprune_shapes"):
             refuse(f"{path} is not compact; name its own --arch, or run neuroprune-compact first")
-        for name in [*_setting_names(), "neuroprune_shapes", "neuroprune_arch"]:
+        for name in (*_setting_names(), *OWN_SETTINGS):
             if not hasattr(args, name) and hasattr(saved, name):
                 setattr(args, name, getattr(saved, name))
     base_architecture(args)
