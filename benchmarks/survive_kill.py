@@ -20,6 +20,8 @@ import argparse
 import json
 import os
 import random
+import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -32,6 +34,7 @@ import torch
 from training_processes import EVENTS, Event, finish, start
 
 from neuroprune_fairseq.evaluation import git_commit, hardware
+from neuroprune_fairseq.results import append_line
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
@@ -132,34 +135,48 @@ def compare(run: Path, whole: Path) -> tuple[list[str], int]:
     return found, len(theirs.keys() - ours.keys())
 
 
+def _seconds_computed(process: int) -> float:
+    """The processor time of a process; unlike the clock's it does not depend on what else runs."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Survival:
     """One command, run whole and run with kills, in folders of their own."""
 
     def __init__(self, command: list[str], folder: Path) -> None:
         self.command, self.folder = command, folder
         self.records: list[dict[str, Any]] = []
+        self.lines_lost = 0
         self.whole = folder / "whole"
-        begin = time.monotonic()
+        begin = resource.getrusage(resource.RUSAGE_CHILDREN)
         if finish(self._start(self.whole)):
             raise SystemExit(f"survive_kill.py: error: training failed: {self.whole}/train.log")
-        self.seconds = time.monotonic() - begin
+        end = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.seconds = end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
 
     def _start(self, run: Path, event: Event | None = None) -> int:
         run.mkdir(exist_ok=True)
         return start([*self.command, "--save-dir", str(run)], run / "train.log", event)
 
     def _kill_after(self, run: Path, moment: float) -> int | None:
-        """Kill a training some seconds after its first batch; its status where it ended first."""
+        """Kill a training some seconds of computing after its first batch.
+
+        Returns:
+            Its exit status where it ended before that.
+        """
+        run.mkdir(exist_ok=True)
         log = run / "train.log"
-        earlier = log.stat().st_size if log.exists() else 0
+        log.touch()
+        earlier = log.stat().st_size
         child, begin = self._start(run), None
         while True:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 return os.waitstatus_to_exitcode(status)
             if begin is None and BEGUN in log.read_text(encoding="utf-8")[earlier:]:
-                begin = time.monotonic()
-            if begin is not None and time.monotonic() - begin >= moment:
+                begin = _seconds_computed(child)
+            if begin is not None and _seconds_computed(child) - begin >= moment:
                 os.kill(child, signal.SIGKILL)
                 finish(child)
                 return None
@@ -175,6 +192,7 @@ class Survival:
             print(f"kill {len(self.records)}: {json.dumps(self.records[-1])}", flush=True)
         if found:
             print(f"  differs: {', '.join(found[:8])} ({len(found)})", flush=True)
+        self.lines_lost += lost
         if lost:
             print(f"  {lost} epoch lines of fairseq's log lost", flush=True)
 
@@ -228,6 +246,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the random moments")
     parser.add_argument("--data", help="prepared corpus (default: a toy corpus is made)")
     parser.add_argument("--folder", help="keep the runs in this new folder")
+    parser.add_argument("--results", type=Path, help="JSON Lines file to add the result to")
     parser.add_argument("flags", nargs="*", help="further flags of fairseq-train, after --")
     return parser.parse_args()
 
@@ -252,10 +271,14 @@ def main() -> None:
             survival.at_event(*event)
         survival.at_random(arguments.kills, arguments.kills_per_run, random.Random(arguments.seed))
     same = sum(record["same"] for record in survival.records)
-    result = {"method": arguments.method, "flags": arguments.flags, "same": same}
-    result |= {"kills": len(survival.records), "seconds_of_a_run": round(survival.seconds, 1)}
+    result = {"command": shlex.join(["python", "benchmarks/survive_kill.py", *sys.argv[1:]])}
+    result |= {"method": arguments.method, "flags": arguments.flags, "same": same}
+    result |= {"kills": len(survival.records), "epoch_lines_lost": survival.lines_lost}
+    result |= {"cpu_seconds_of_a_run": round(survival.seconds, 1)}
     result |= {"hardware": hardware(), "git_commit": git_commit(), "all": survival.records}
     print(json.dumps(result))
+    if arguments.results:
+        append_line(arguments.results, result)
     sys.exit(same < len(survival.records))
 
 

@@ -92,7 +92,7 @@ EVENTS: dict[str, Callable[[int], None]] = {
     "pruning": _in_an_edit,
     "logging": lambda n: _at_call(run_log.os, "replace", n, _die),
     "pruned": lambda n: _at_call(run_log, "write_epoch", n, _die_after),
-    "saving": lambda n: _at_call(checkpoint_utils, "_torch_persistent_save", n, _die_half_written),
+    "saving": lambda n: _at_call(torch, "save", n, _die_half_written),
     "copying": lambda n: _at_call(checkpoint_utils.PathManager, "copy", n, _die_half_copied),
     "saved": lambda n: _at_call(checkpoint_utils, "save_checkpoint", n, _die_after),
     "deciding otherwise": _decide_otherwise,

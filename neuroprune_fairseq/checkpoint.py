@@ -25,6 +25,7 @@ _EVALUATED = (
     *("self_attention", "gated_attention", "project_input", "left_pad_source", "left_pad_target"),
     *("encoder_xformers_att_config", "decoder_xformers_att_config"),
 )
+_DAMAGED = "is damaged, no checkpoint, or holds more than data, which is not loaded"
 _LITERALS = (ast.Expression, ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.BinOp, ast.UnaryOp)
 _LITERALS += (ast.Load, ast.Add, ast.Mult, ast.USub)
 
@@ -85,6 +86,20 @@ def _fault(state: Any) -> str:
     return ""
 
 
+def load_data(path: str | Path) -> Any:
+    """Load what a file of torch.save holds to the CPU, without running code from it.
+
+    Raises:
+        SystemExit: one line, when the file is missing, damaged, or holds more than data.
+    """
+    if not Path(path).is_file():
+        refuse(f"{path}: no such checkpoint")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # whatever unpickling comes upon in a file of any kind
+        refuse(f"{path} {_DAMAGED}")
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint's content to the CPU, without running code from it.
 
@@ -99,13 +114,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         SystemExit: one line, when the file is missing, damaged, no fairseq checkpoint, or
             one with weights that are not finite or code in its settings.
     """
-    if not Path(path).is_file():
-        refuse(f"{path}: no such checkpoint")
+    state = load_data(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         fault = _fault(state)
-    except Exception:  # whatever unpickling comes upon in a file of any kind
-        fault = "is damaged, no checkpoint, or holds more than data, which is not loaded"
+    except Exception:  # entries of any kind
+        fault = _DAMAGED
     if fault:
         refuse(f"{path} {fault}")
     return state

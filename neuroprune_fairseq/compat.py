@@ -13,6 +13,10 @@ import importlib.util
 import logging
 import re
 import typing
+from contextlib import suppress
+from pathlib import Path
+
+from neuroprune_fairseq.errors import reason, refuse, refusing
 
 # torch 2.6 is the first release whose torch.load refuses to run code by default.
 MINIMUM_TORCH = (2, 6)
@@ -132,3 +136,66 @@ def start_ema_from_weights() -> None:
         return state
 
     checkpoint_utils.load_checkpoint_to_cpu = load_with_ema
+
+
+def refuse_unwritable_save_dirs() -> None:
+    """Let fairseq-train say in one line that it cannot write to its --save-dir.
+
+    It tries before it sets up any task or model, so no hook comes earlier.
+    """
+    from fairseq import checkpoint_utils
+
+    verify = checkpoint_utils.verify_checkpoint_directory
+
+    @functools.wraps(verify)
+    def verify_or_refuse(save_dir: str) -> None:
+        with refusing(f"--save-dir {save_dir} cannot be written to; name another folder", OSError):
+            verify(save_dir)
+
+    checkpoint_utils.verify_checkpoint_directory = verify_or_refuse
+
+
+def _refuse_unwritten(temporary: str, error: Exception) -> typing.NoReturn:
+    with suppress(OSError):
+        Path(temporary).unlink(missing_ok=True)
+    path = temporary.removesuffix(".tmp")
+    advice = "make room and start again; checkpoints from before are as they were"
+    refuse(f"{path} cannot be written ({reason(error)}); {advice}")
+
+
+def write_checkpoints_whole() -> None:
+    """Let a training that is killed, or has no room, leave whole checkpoints and lose none.
+
+    When fairseq fails to write a checkpoint it writes it again behind the torso of the first,
+    and ends with a traceback. It copies a checkpoint right onto an older one, and so may lose
+    both. No hook lies around either.
+    """
+    import torch
+    from fairseq import checkpoint_utils
+
+    manager = checkpoint_utils.PathManager
+    copy = manager.copy
+    if hasattr(copy, "__wrapped__"):
+        return
+
+    def save_once(content: typing.Any, file: typing.IO[bytes]) -> None:
+        try:
+            torch.save(content, file)
+            file.flush()
+        except (OSError, RuntimeError) as error:
+            with suppress(OSError):  # it tries to write what is left
+                file.close()
+            _refuse_unwritten(file.name, error)
+
+    @functools.wraps(copy)
+    def copy_whole(source: str, to: str, overwrite: bool = False) -> typing.Any:
+        temporary = f"{to}.tmp"
+        try:
+            copied = copy(source, temporary, overwrite=True)
+            manager.rename(temporary, to)
+        except OSError as error:
+            _refuse_unwritten(temporary, error)
+        return copied
+
+    checkpoint_utils._torch_persistent_save = save_once
+    manager.copy = staticmethod(copy_whole)

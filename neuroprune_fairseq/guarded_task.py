@@ -31,7 +31,8 @@ def claim(folder: Path) -> Any:
         folder: an existing folder.
 
     Returns:
-        An open file that holds the lock. It is a POSIX lock: the same process may claim again.
+        An open file that holds the lock while it is open. It is a POSIX lock, which ends as
+        soon as any file object of this process on that file is closed.
 
     Raises:
         SystemExit: one line, when another process trains there.
@@ -60,6 +61,8 @@ def check_finite(model: nn.Module, num_updates: int) -> None:
 class GuardedTask(TranslationTask):
     """fairseq's translation task with the checks; subclasses know ``self.model``."""
 
+    _claim: Any = None
+
     @classmethod
     def setup_task(cls, cfg, **kwargs):
         data = utils.split_paths(cfg.data)[0]
@@ -82,7 +85,7 @@ class GuardedTask(TranslationTask):
         super().begin_epoch(epoch, model)
         if not attention_blocks(model):
             refuse("--arch: the model has no attention modules to prune; name a Transformer")
-        if workers.is_first():
+        if self._claim is None and workers.is_first():
             self._claim = claim(Path(self.cfg.save_dir))
 
     def train_step(

@@ -36,7 +36,12 @@ class PruningTaskConfig(ShrinkingConfig):
 
     save_dir: str = II("checkpoint.save_dir")
     no_save_optimizer_state: bool = II("checkpoint.no_save_optimizer_state")
+    restore_file: str = II("checkpoint.restore_file")
+    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
     patience: int = II("checkpoint.patience")
+    tpu: bool = II("common.tpu")
+    ddp_backend: str = II("distributed_training.ddp_backend")
+    use_bmuf: bool = II("optimization.use_bmuf")
     store_ema: bool = II("ema.store_ema")
     log_interval: int = II("common.log_interval")
     max_epoch: int = II("optimization.max_epoch")
@@ -102,6 +107,15 @@ class PruningTask(ShrinkingTask):
         if self.cfg.patience > 0:
             refuse("--patience could end the run before its heads are chosen; drop it")
 
+    @classmethod
+    def setup_task(cls, cfg, **kwargs):
+        # The edits need all weights in every worker, the same in all.
+        if cfg.ddp_backend in ("fully_sharded", "slowmo"):
+            refuse(f"--ddp-backend {cfg.ddp_backend} cannot prune; use pytorch_ddp or legacy_ddp")
+        if cfg.use_bmuf is True:
+            refuse("--use-bmuf cannot prune; drop it")
+        return super().setup_task(cfg, **kwargs)
+
     # What the hooks below need to know about the run.
 
     def build_criterion(self, cfg, from_checkpoint=False):
@@ -111,12 +125,23 @@ class PruningTask(ShrinkingTask):
     def build_model(self, cfg, from_checkpoint=False):
         if not from_checkpoint:  # a training run, which loads checkpoint_last.pt next
             compat.allow_fairseq_broadcasts()
+            compat.write_checkpoints_whole()
             if self.cfg.store_ema:
                 compat.start_ema_from_weights()
             if workers.is_first():
                 resume.rescue_last_checkpoint(self.cfg.save_dir)
             workers.wait_for_all()
+            self._check_start()
         return super().build_model(cfg, from_checkpoint)
+
+    def _check_start(self) -> None:
+        if self.cfg.tpu:
+            refuse(
+                "--tpu, which --bf16 implies for fairseq-train, is not supported; use --fp16 or "
+                "--amp, or fairseq-hydra-train with common.bf16=true"
+            )
+        pretrained = self.cfg.finetune_from_model
+        resume.check_start(self.cfg.save_dir, self.cfg.restore_file, pretrained)
 
     def get_batch_iterator(self, dataset, *args, epoch=1, **kwargs):
         if dataset is not self.datasets.get(self.cfg.train_subset):

@@ -4,7 +4,8 @@
   epoch: a run resumed in epoch 5 goes through other batches than one that was never killed.
 - The position inside an epoch is kept in batches of one worker, which is wrong for another number
   of workers.
-- checkpoint_last.pt may be a copy, and a kill in the middle of copying leaves it half-written.
+- checkpoint_last.pt may be half-written, where a machine lost its power or fairseq copied it
+  without this plugin.
 - The count behind --patience is not kept, and a run that had reached --max-update makes one
   update more.
 """
@@ -23,6 +24,7 @@ from typing import Any
 
 from fairseq.data.iterators import EpochBatchIterator
 
+from neuroprune_fairseq.checkpoint import load_data
 from neuroprune_fairseq.errors import refuse
 
 logger = logging.getLogger(__name__)
@@ -60,8 +62,8 @@ class RunIterator(EpochBatchIterator):
 def rescue_last_checkpoint(save_dir: str | Path) -> None:
     """Replace a half-written checkpoint_last.pt by the newest whole checkpoint beside it.
 
-    fairseq writes a checkpoint under a temporary name and renames it, then copies it to its
-    other names. So where the copy is half-written its source is whole, and is the newest.
+    fairseq writes a checkpoint under its first name, then copies it to its other names, of which
+    this is the last. So where this one is half-written its source is whole, and is the newest.
 
     Args:
         save_dir: the run's folder; without a checkpoint_last.pt nothing happens.
@@ -81,6 +83,28 @@ def rescue_last_checkpoint(save_dir: str | Path) -> None:
     temporary = last.with_name(f"{last.name}.tmp")
     shutil.copyfile(newest, temporary)
     os.replace(temporary, last)
+
+
+def check_start(save_dir: str | Path, restore_file: str, pretrained: str | None) -> None:
+    """Refuse to train from a checkpoint that is missing or cannot be read.
+
+    Args:
+        save_dir: the run's folder.
+        restore_file: --restore-file; fairseq would begin anew where it is missing.
+        pretrained: --finetune-from-model, if any; a run that is resumed needs it no more.
+
+    Raises:
+        SystemExit: one line that names the file.
+    """
+    path = Path(restore_file)
+    if restore_file == LAST_CHECKPOINT:
+        path = Path(save_dir) / LAST_CHECKPOINT
+        if not path.exists() and not pretrained:
+            return
+        path = path if path.exists() else Path(pretrained)
+    state = load_data(path)
+    if not isinstance(state, dict) or "model" not in state:
+        refuse(f"{path} is no checkpoint of fairseq-train (it lacks 'model')")
 
 
 def early_stopping() -> dict[str, Any]:

@@ -7,24 +7,31 @@ import os
 from pathlib import Path
 from typing import Any
 
+from neuroprune_fairseq.errors import refusing
+
 FILE_NAME = "neuroprune.jsonl"
 
 
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(record, dict) and isinstance(record.get("epoch"), int)
+    return record if whole else None
+
+
 def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """The records of a run so far; a torn last line (a killed writer's) is left out.
+    """The records of a run so far; lines that are damaged are left out.
 
     Args:
         path: a neuroprune.jsonl, may be missing.
     """
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    with refusing(f"{path} cannot be read; move it away", OSError):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    return [record for record in map(_parse, text.splitlines()) if record is not None]
 
 
 def write_epoch(path: Path, record: dict[str, Any]) -> None:
@@ -35,9 +42,17 @@ def write_epoch(path: Path, record: dict[str, Any]) -> None:
     Args:
         path: the file; its folder must exist.
         record: JSON-serialisable, with the key ``epoch``.
+
+    Raises:
+        SystemExit: one line, when it cannot be written.
     """
     earlier = [old for old in read_epochs(path) if old["epoch"] < record["epoch"]]
     temporary = path.with_name(f"{path.name}.tmp")
     lines = (json.dumps(entry) for entry in [*earlier, record])
-    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, path)
+    with refusing(f"{path} cannot be written; make room and start again", OSError):
+        try:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise

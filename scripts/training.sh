@@ -41,13 +41,14 @@ progress_lines() {
 }
 
 # run_fairseq_train ARGUMENT...: sets $why to the last line of what went wrong. On a terminal
-# fairseq draws its progress bar on stderr; else stderr goes into the log when all is over.
+# fairseq draws its progress bar on stderr; else stderr goes into the log when all is over, and
+# until then into no file, since what it says may be that the disk is full.
 #
 # NEUROPRUNE_LAUNCH, words between spaces, starts NEUROPRUNE_WORKERS workers in place of one
 # interpreter (see train.sbatch). Neither is part of the command that is kept: a run may go on
 # with another number of workers.
 run_fairseq_train() {
-  local status=0 log=$save_dir/train.log errors=$save_dir/errors.txt launch=("$PYTHON")
+  local status=0 log=$save_dir/train.log errors launch=("$PYTHON")
   if [ -n "${NEUROPRUNE_LAUNCH:-}" ]; then
     read -r -a launch <<<"$NEUROPRUNE_LAUNCH"
     set -- "$@" --distributed-world-size "${NEUROPRUNE_WORKERS:?is how many are launched}"
@@ -59,10 +60,11 @@ run_fairseq_train() {
     "${launch[@]}" -m fairseq_cli.train "$@" | tee -a "$log" | progress_lines
     return
   fi
-  "${launch[@]}" -m fairseq_cli.train "$@" 2>"$errors" | tee -a "$log" | progress_lines || status=$?
-  cat "$errors" >>"$log" || true
-  why=$(grep . "$errors" | tail -n 1 || true)
-  rm -f "$errors"
+  {
+    errors=$({ "${launch[@]}" -m fairseq_cli.train "$@" | tee -a "$log" | progress_lines; } 2>&1 >&3)
+  } 3>&1 || status=$?
+  { printf '%s\n' "$errors" >>"$log"; } 2>/dev/null || true
+  why=$(printf '%s\n' "$errors" | grep . | tail -n 1 || true)
   return "$status"
 }
 

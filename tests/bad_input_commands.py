@@ -50,7 +50,7 @@ def run_train(arguments: list[str]) -> None:
         plain = [word for word in plain if word not in ("--label-smoothing", "0.1")]
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(parser, [*arguments[:1], *plain, *flags, *arguments[1:]])
-    args.tpu = False  # fairseq takes --bf16 to mean a TPU
+    args.tpu = "--tpu" in arguments  # fairseq takes --bf16 to mean a TPU
     train.main(args)
 
 

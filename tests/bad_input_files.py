@@ -29,20 +29,6 @@ RECORD = {
     "generation_seconds": 2.0,
 }
 
-DAMAGED = r"is damaged, no checkpoint, or holds more than data, which is not loaded"
-# Which files are no checkpoints to work with, and what is said of them.
-CHECKPOINTS = [
-    ("missing.pt", "missing.pt: no such checkpoint"),
-    ("raw", "raw: no such checkpoint"),
-    *((f"{name}.pt", f"{name}.pt {DAMAGED}") for name in ("empty", "text", "noise", "cut")),
-    *((f"{name}.pt", f"{name}.pt {DAMAGED}") for name in ("torn-zip", "mkdir", "eval", "system")),
-    ("other.pt", r"lacks 'model' or 'cfg'"),
-    ("no-settings.pt", "has no settings of a model"),
-    ("code-in-model.pt", "holds code in its setting adaptive_softmax_cutoff"),
-    ("code-in-task.pt", "holds code in its setting left_pad_source"),
-    ("nan.pt", "nan.pt is not usable: .* is not finite; take a checkpoint from before"),
-]
-
 
 class Payload:
     """Unpickled carelessly, it makes the folder 'executed'."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from fairseq import checkpoint_utils
 
+from neuroprune_fairseq import compat
 from neuroprune_fairseq.compat import check_version
 
 
@@ -54,3 +58,37 @@ def test_a_fairseq_configuration_loads_but_code_in_a_checkpoint_does_not_run(tmp
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "bad.pt")
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.fixture
+def copy_checkpoint(monkeypatch):
+    """fairseq's way of copying a checkpoint, on a disk that takes ``room`` bytes of it."""
+
+    def run(source, to, room):
+        manager = checkpoint_utils.PathManager
+
+        def copy(source, to, overwrite):
+            content = source.read_bytes()
+            Path(to).write_bytes(content[:room])
+            if len(content) > room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return to
+
+        monkeypatch.setattr(manager, "copy", copy)
+        monkeypatch.setattr(checkpoint_utils, "_torch_persistent_save", None)
+        compat.write_checkpoints_whole()
+        return manager.copy(source, str(to), overwrite=True)
+
+    return run
+
+
+def test_a_checkpoint_is_copied_as_a_whole_or_the_older_one_stays(copy_checkpoint, tmp_path):
+    new, last = tmp_path / "checkpoint2.pt", tmp_path / "checkpoint_last.pt"
+    new.write_bytes(b"the new one")
+    last.write_bytes(b"older")
+    with pytest.raises(SystemExit, match="checkpoint_last.pt cannot be written .No space.*room"):
+        copy_checkpoint(new, last, room=4)
+    assert last.read_bytes() == b"older"
+    assert copy_checkpoint(new, last, room=99)
+    assert last.read_bytes() == b"the new one"
+    assert sorted(tmp_path.iterdir()) == [new, last]

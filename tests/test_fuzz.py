@@ -35,6 +35,7 @@ from neuroprune_fairseq.frontier.records import read_results  # noqa: E402
 from neuroprune_fairseq.frontier.table import format_tables  # noqa: E402
 from neuroprune_fairseq.frontier_figures import draw_frontier, write_points  # noqa: E402
 from neuroprune_fairseq.results import append_line, format_table, read_records  # noqa: E402
+from neuroprune_fairseq.run_log import read_epochs, write_epoch  # noqa: E402
 
 EXAMPLES = int(os.environ.get("NEUROPRUNE_FUZZ_EXAMPLES", "0"))
 fuzz = settings(max_examples=EXAMPLES or 60, derandomize=not EXAMPLES, deadline=None, database=None)
@@ -250,3 +251,22 @@ def test_a_line_that_is_added_is_read_again_and_spoils_none_before(new):
             append_line(path, record)
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         assert list(map(json.dumps, map(json.loads, lines))) == list(map(json.dumps, [GOOD, *new]))
+
+
+EPOCHS = [{"epoch": 1, "heads_kept": 3}, {"epoch": 2, "heads_kept": 2}]
+
+
+@fuzz
+@given(contents)
+@example(b"[" * 100_000)
+@example(b"9" * 5000)
+@example(b'{"epoch": "1"}')
+@example("\ud800".encode("utf-8", "surrogatepass"))
+def test_a_damaged_log_of_epochs_loses_none_that_are_whole(damage):
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "neuroprune.jsonl"
+        whole = [json.dumps(record).encode() for record in EPOCHS]
+        path.write_bytes(b"\n".join([whole[0], damage, whole[1]]))
+        write_epoch(path, {"epoch": 3})
+        assert [record for record in read_epochs(path) if record in EPOCHS] == EPOCHS
+        assert all(isinstance(record["epoch"], int) for record in read_epochs(path))

@@ -154,6 +154,16 @@ def test_what_a_killed_writer_of_the_log_left_is_gone_after_the_next_epoch(tmp_p
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_log_that_finds_no_room_for_an_epoch_keeps_those_before(tmp_path):
+    path = tmp_path / run_log.FILE_NAME
+    run_log.write_epoch(path, {"epoch": 1})
+    path.with_name(f"{path.name}.tmp").symlink_to("/dev/full")
+    with pytest.raises(SystemExit, match="neuroprune.jsonl cannot be written; make room .*No spa"):
+        run_log.write_epoch(path, {"epoch": 2})
+    assert epoch_lines(tmp_path) == [{"epoch": 1}]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 # State that fairseq does not keep.
 
 

@@ -219,6 +219,17 @@ def test_a_failed_run_is_not_finished_says_why_and_can_be_corrected(tmp_path, da
     assert json.loads((folder / "finished.json").read_text())["sessions"] == 2
 
 
+def test_a_failed_run_says_why_on_a_full_disk_too(tmp_path, data, stand_in):
+    (tmp_path / "fail").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.log").symlink_to("/dev/full")
+    command = ("--data", data, "--save-dir", tmp_path / "run")
+    done = run("pretrain", *command, NEUROPRUNE_PYTHON=stand_in)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "fairseq-train failed" in done.stderr and "no such thing" in done.stderr
+
+
 def test_a_named_interpreter_without_the_packages_gets_one_line(tmp_path, data):
     bare = write_program(tmp_path / "bare", f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
     done = run("pretrain", "--data", data, "--save-dir", tmp_path / "run", "--python", bare)

@@ -174,7 +174,6 @@ def test_records_of_a_cut_model_tell_the_original_heads():
     ("flags", "message"),
     [
         (("--store-ema",), "--shrink excludes --store-ema"),
-        (("--ddp-backend", "slowmo"), "--shrink excludes --ddp-backend slowmo"),
         (("--optimizer", "adafactor"), "--shrink needs --optimizer adam, "),
         (("--head-merge", "fc1"), "--shrink excludes --head-merge fc1"),
         (("--quant-noise-pq", 0.1), "--shrink: .*--quant-noise-pq"),

@@ -38,6 +38,10 @@ METHODS = {  # the tiny corpus has 9 batches: 5 updates an epoch
         *(*NEUROPRUNE, "--penalty-solver", "proximal", "--attn-penalty-weight", "0.01"),
         *("--target-heads", "6", "--target-sparsity", "0.6", "--target-interval", "2"),
     ],
+    "shrink": [
+        *(*NEUROPRUNE, "--attn-penalty-weight", "0.01", "--mlp-penalty-weight", "0.1"),
+        *("--head-distance-threshold", "0.33", "--shrink"),
+    ],
     "dsp": ["--task", "translation_dsp", *CROSS_ENTROPY, "--heads-to-keep", "6"],
     "michel": [
         *("--task", "translation_michel", *CROSS_ENTROPY, "--heads-to-keep", "6"),

@@ -23,7 +23,7 @@ ELEMENTWISE = ("adam", "adamax", "adadelta", "adagrad", "nag", "sgd")
 
 
 def check_run(cfg: Any) -> None:
-    """Refuse the settings of a run whose model cannot be cut while it trains.
+    """Refuse the settings of a run that may prune, but whose model cannot be cut in training.
 
     Args:
         cfg: of the trainer.
@@ -34,15 +34,11 @@ def check_run(cfg: Any) -> None:
     distributed, common, optimizer = cfg.distributed_training, cfg.common, cfg.optimizer._name
     excluded = {
         "--store-ema": cfg.ema.store_ema,  # an average of what is zero only now
-        "--use-bmuf": cfg.optimization.use_bmuf,
         "--zero-sharding": distributed.zero_sharding != "none",
         "--pipeline-model-parallel": distributed.pipeline_model_parallel,
         "--model-parallel-size": common.model_parallel_size > 1,
         "--quantization-config-path": common.quantization_config_path is not None,
-        "--tpu": common.tpu,
     }
-    backend = distributed.ddp_backend
-    excluded[f"--ddp-backend {backend}"] = backend in ("fully_sharded", "slowmo")
     for flag, is_set in excluded.items():
         if is_set:
             refuse(f"--shrink excludes {flag}")
