@@ -115,6 +115,32 @@ def allow_fairseq_broadcasts() -> None:
     torch.serialization.add_safe_globals(allowed)
 
 
+def _when_loaded(mend: typing.Callable[[dict[str, typing.Any]], None]) -> None:
+    """Apply this to the content of every checkpoint that fairseq loads from now on."""
+    from fairseq import checkpoint_utils
+
+    load = checkpoint_utils.load_checkpoint_to_cpu
+    if not hasattr(load, "mends"):
+
+        @functools.wraps(load)
+        def load_and_mend(*args: typing.Any, **kwargs: typing.Any) -> dict[str, typing.Any]:
+            state = load(*args, **kwargs)
+            for mend in load_and_mend.mends:
+                mend(state)
+            return state
+
+        load_and_mend.mends = []
+        checkpoint_utils.load_checkpoint_to_cpu = load_and_mend
+    mends = checkpoint_utils.load_checkpoint_to_cpu.mends
+    if mend not in mends:
+        mends.append(mend)
+
+
+def _with_ema(state: dict[str, typing.Any]) -> None:
+    if isinstance(state.get("extra_state"), dict):
+        state["extra_state"].setdefault("ema", state["model"])
+
+
 def start_ema_from_weights() -> None:
     """Let a run with --store-ema begin from a checkpoint that holds no EMA.
 
@@ -122,20 +148,26 @@ def start_ema_from_weights() -> None:
     before it does (KeyError: 'model'), and no hook lies between. So a checkpoint that is
     loaded from now on gives its weights as its EMA where it has none.
     """
-    from fairseq import checkpoint_utils
+    _when_loaded(_with_ema)
 
-    load = checkpoint_utils.load_checkpoint_to_cpu
-    if hasattr(load, "__wrapped__"):
+
+def _with_best_loss(state: dict[str, typing.Any]) -> None:
+    extra, history = state.get("extra_state") or {}, state.get("optimizer_history")
+    loss, place = extra.get("val_loss"), extra.get("train_iterator") or {}
+    if loss is None or not history or place.get("iterations_in_epoch") != 0:
         return
+    schedule = history[-1].get("lr_scheduler_state") or {}
+    if "best" in schedule:
+        schedule["best"] = loss if schedule["best"] is None else min(schedule["best"], loss)
 
-    @functools.wraps(load)
-    def load_with_ema(*args: typing.Any, **kwargs: typing.Any) -> dict[str, typing.Any]:
-        state = load(*args, **kwargs)
-        if isinstance(state.get("extra_state"), dict):
-            state["extra_state"].setdefault("ema", state["model"])
-        return state
 
-    checkpoint_utils.load_checkpoint_to_cpu = load_with_ema
+def remember_best_loss() -> None:
+    """Let a resumed run know the validation loss of the epoch that its checkpoint ends.
+
+    fairseq tells the learning rate's scheduler an epoch's loss after it has saved the epoch's
+    checkpoint, where no hook lies. So the scheduler's best loss is mended as it is loaded.
+    """
+    _when_loaded(_with_best_loss)
 
 
 def refuse_unwritable_save_dirs() -> None:

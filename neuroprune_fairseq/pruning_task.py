@@ -126,6 +126,7 @@ class PruningTask(ShrinkingTask):
         if not from_checkpoint:  # a training run, which loads checkpoint_last.pt next
             compat.allow_fairseq_broadcasts()
             compat.write_checkpoints_whole()
+            compat.remember_best_loss()
             if self.cfg.store_ema:
                 compat.start_ema_from_weights()
             if workers.is_first():

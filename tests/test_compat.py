@@ -92,3 +92,23 @@ def test_a_checkpoint_is_copied_as_a_whole_or_the_older_one_stays(copy_checkpoin
     assert copy_checkpoint(new, last, room=99)
     assert last.read_bytes() == b"the new one"
     assert sorted(tmp_path.iterdir()) == [new, last]
+
+
+@pytest.mark.parametrize(
+    ("iterations", "best", "expected"),
+    [(0, 5.0, 4.0), (0, 3.0, 3.0), (0, None, 4.0), (7, 5.0, 5.0)],
+)
+def test_a_resumed_schedule_knows_the_loss_of_the_epoch_that_was_saved(
+    tmp_path, monkeypatch, iterations, best, expected
+):
+    monkeypatch.setattr(checkpoint_utils, "load_checkpoint_to_cpu", lambda path: torch.load(path))
+    compat.remember_best_loss()
+    compat.remember_best_loss()
+    state = {
+        "extra_state": {"val_loss": 4.0, "train_iterator": {"iterations_in_epoch": iterations}}
+    }
+    state["optimizer_history"] = [{"lr_scheduler_state": {"best": best}}]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    loaded = checkpoint_utils.load_checkpoint_to_cpu(tmp_path / "checkpoint.pt")
+    assert loaded["optimizer_history"][-1]["lr_scheduler_state"]["best"] == expected
+    assert len(checkpoint_utils.load_checkpoint_to_cpu.mends) == 1
