@@ -206,9 +206,9 @@ class Survival:
 
     def at_random(self, kills: int, per_run: int, rng: random.Random) -> None:
         """Kill runs at random moments, each several times, until there were so many kills."""
-        done = 0
-        while done < kills:
-            run, killed = self.folder / f"random-{done}", []
+        done = number = 0
+        while done < kills:  # a run may end before its first kill: then another one is made
+            run, killed = self.folder / f"random-{number}", []
             status: int | None = None
             while status is None:
                 if len(killed) == min(per_run, kills - done):
@@ -220,7 +220,7 @@ class Survival:
                     last = (run / "train.log").read_text(encoding="utf-8").splitlines()[-1]
                     killed.append({"moment": round(moment, 3), "after": last[:80]})
             self._judge(run, killed, status)
-            done += len(killed)
+            done, number = done + len(killed), number + 1
 
 
 def _event(text: str) -> tuple[str, int]:
