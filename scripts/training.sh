@@ -64,7 +64,9 @@ run_fairseq_train() {
     errors=$({ "${launch[@]}" -m fairseq_cli.train "$@" | tee -a "$log" | progress_lines; } 2>&1 >&3)
   } 3>&1 || status=$?
   { printf '%s\n' "$errors" >>"$log"; } 2>/dev/null || true
-  why=$(printf '%s\n' "$errors" | grep . | tail -n 1 || true)
+  # On a full disk tee complains, too, before or after fairseq says why it ended.
+  why=$(printf '%s\n' "$errors" | grep . | grep -v '^tee: ' | tail -n 1 || true)
+  [ -n "$why" ] || why=$(printf '%s\n' "$errors" | grep . | tail -n 1 || true)
   return "$status"
 }
 
