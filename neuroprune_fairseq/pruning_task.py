@@ -107,6 +107,13 @@ class PruningTask(ShrinkingTask):
         if self.cfg.patience > 0:
             refuse("--patience could end the run before its heads are chosen; drop it")
 
+    @classmethod
+    def setup_task(cls, cfg, **kwargs):
+        # The edits need all weights in every worker, the same in all.
+        if cfg.ddp_backend in ("fully_sharded", "slowmo"):
+            refuse(f"--ddp-backend {cfg.ddp_backend} cannot prune; use pytorch_ddp or legacy_ddp")
+        return super().setup_task(cfg, **kwargs)
+
     # What the hooks below need to know about the run.
 
     def build_criterion(self, cfg, from_checkpoint=False):
@@ -127,10 +134,6 @@ class PruningTask(ShrinkingTask):
         return super().build_model(cfg, from_checkpoint)
 
     def _check_start(self) -> None:
-        # The edits need all weights in every worker, the same in all.
-        backend = self.cfg.ddp_backend
-        if backend in ("fully_sharded", "slowmo"):
-            refuse(f"--ddp-backend {backend} cannot prune; use pytorch_ddp or legacy_ddp")
         if self.cfg.use_bmuf:
             refuse("--use-bmuf cannot prune; drop it")
         if self.cfg.tpu:
