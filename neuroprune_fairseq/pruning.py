@@ -108,13 +108,16 @@ def prune_idle_neurons_(model: nn.Module) -> None:
     """Zero every idle neuron in place; the model's output stays.
 
     Args:
-        model: a fairseq model, wrapped or not.
+        model: a fairseq model, wrapped or not. MLPs whose layer does not tell its activation
+            (lightconv's) are left alone: what their neurons put out is not known here.
 
     Note:
         The paper removes heads only. A neuron without inputs or without readers would go on
         training a constant, or nothing; its last weights are the cheapest zeros there are.
     """
     for mlp in mlp_blocks(model):
+        if mlp.activation is None:
+            continue
         neurons = idle_neurons(mlp)
         fold_neurons_(mlp, neurons)
         zero_neurons_(mlp, neurons)

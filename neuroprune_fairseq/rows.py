@@ -7,7 +7,7 @@ and v taken together, for an MLP (Eq. 1) a row of fc1 or of fc2.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -55,6 +55,15 @@ def _portions(groups: Sequence[tuple[Tensor, ...]]) -> Iterable[Sequence[tuple[T
     return (groups[start : start + number] for start in range(0, len(groups), number))
 
 
+def _batches(alike: Mapping[tuple, Sequence[tuple[Tensor, ...]]], dim: int) -> list[RowBatch]:
+    """Batches of groups of weights that are alike; the last entry of a key is a row's length."""
+    return [
+        RowBatch(tuple(chain(*portion)), len(portion), dim, length)
+        for (*_, length), groups in alike.items()
+        for portion in _portions(groups)
+    ]
+
+
 def attention_rows(blocks: Iterable[AttentionBlock]) -> list[RowBatch]:
     """The rows of Eq. 2: input dimensions, each with all that reads it.
 
@@ -66,11 +75,7 @@ def attention_rows(blocks: Iterable[AttentionBlock]) -> list[RowBatch]:
         for weights in block.input_groups:
             length = len(weights) * block.full_num_heads * block.head_dim
             alike[weights[0].shape, len(weights), length].append(weights)
-    return [
-        RowBatch(tuple(chain(*portion)), len(portion), 1, length)
-        for (_, _, length), groups in alike.items()
-        for portion in _portions(groups)
-    ]
+    return _batches(alike, 1)
 
 
 def weight_rows(blocks: Iterable[AttentionBlock | MLPBlock]) -> list[RowBatch]:
@@ -83,8 +88,4 @@ def weight_rows(blocks: Iterable[AttentionBlock | MLPBlock]) -> list[RowBatch]:
     for block in blocks:
         for weight, length in zip(block.prunable_weights, block.row_lengths):
             alike[weight.shape, length].append((weight,))
-    return [
-        RowBatch(tuple(chain(*portion)), len(portion), 2, length)
-        for (_, length), groups in alike.items()
-        for portion in _portions(groups)
-    ]
+    return _batches(alike, 2)

@@ -162,12 +162,7 @@ class TargetController:
             return False
         progress = self.schedule.progress(num_updates)
         self._remove_heads_(model, progress)
-        if {"mlp", "total"} & self.targets.sparsities.keys():
-            prune_idle_neurons_(model)  # before the count of zeros
-        for part, goal in self.targets.sparsities.items():
-            start = self._start[part]
-            share = start + (goal - start) * progress
-            sparsify_(model, part, share, self._weights.scores(model))
+        self._remove_weights_(model, progress)
         return True
 
     def before_shrink_(self, model: nn.Module, plan: Plan) -> None:
@@ -190,6 +185,15 @@ class TargetController:
         )
         for record in records:
             self._replaced.setdefault(record["module"], {}).update(record["replaced"])
+
+    def _remove_weights_(self, model: nn.Module, progress: float) -> None:
+        goals = self.targets.sparsities
+        if {"mlp", "total"} & goals.keys():
+            prune_idle_neurons_(model)  # before the count of zeros
+        scores = self._weights.scores(model) if goals else []  # parts do not share weights
+        for part, goal in goals.items():
+            start = self._start[part]
+            sparsify_(model, part, start + (goal - start) * progress, scores)
 
     def epoch_records(self, model: nn.Module) -> list[dict[str, Any]]:
         """Per module what happened since the last call, for the epoch's JSON line."""

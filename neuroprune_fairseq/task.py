@@ -101,7 +101,7 @@ class TranslationNeuropruneTask(PruningTask):
             head_criterion=cfg.head_criterion,
             merge=cfg.head_merge,
         )
-        if cfg.shrink and str(cfg.head_merge) == "fc1":
+        if cfg.shrink and cfg.head_merge == "fc1":
             refuse("--shrink excludes --head-merge fc1, which needs all heads in their places")
         if threshold is not None and self._targets.heads is not None:
             refuse("--target-heads finds the threshold itself; drop --head-distance-threshold")

@@ -227,3 +227,14 @@ def test_zero_small_weights_zeroes_exactly_those_below_the_tolerance(build_model
     assert torch.equal(after, torch.where(before.abs() < 0.05, 0.0, before))
     assert torch.equal(model.encoder.embed_tokens.weight, embedding)
     assert measure(model)["total_sparsity"] > 0.1
+
+
+def test_idle_neurons_stay_where_the_activation_is_not_known(build_model):
+    model = build_model()
+    del model.encoder.layers[0].activation_fn
+    mlp = mlp_blocks(model)[0]
+    zero_neurons_(mlp, torch.tensor([3]))
+    with torch.no_grad():
+        mlp.fc1.bias[3] = 1.0  # idle, not pruned
+    prune_idle_neurons_(model)
+    assert mlp.fc1.bias[3] == 1.0
