@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import random
 import shlex
 import sys
@@ -40,6 +39,7 @@ from tqdm import tqdm
 
 from neuroprune_fairseq.checkpoint import load_model
 from neuroprune_fairseq.evaluation import hardware
+from neuroprune_fairseq.files import replacing
 from neuroprune_fairseq.head_selection import Removal, by_importance, by_redundancy
 from neuroprune_fairseq.importance import HeadImportance
 from neuroprune_fairseq.pruning import remove_heads_
@@ -252,9 +252,8 @@ def main() -> None:
                 print(*rows[-1].values(), flush=True)
     command = f"python benchmarks/head_criteria.py {shlex.join(sys.argv[1:])}"
     facts = {"command": command, "hardware": hardware(), "dense_loss": round(dense, 4)}
-    temporary = args.output.with_name(f"{args.output.name}.tmp")
-    temporary.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, args.output)
+    with replacing(args.output) as temporary:
+        temporary.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

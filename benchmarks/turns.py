@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import statistics
 import tempfile
@@ -17,6 +16,7 @@ from session import Session, random_corpus
 from tqdm import tqdm
 
 from neuroprune_fairseq.evaluation import git_commit, hardware
+from neuroprune_fairseq.files import replacing
 
 WARM_UP = 3  # updates that are not counted
 Result = dict[str, Any]
@@ -98,9 +98,8 @@ def check_common_options(parser: argparse.ArgumentParser, arguments: argparse.Na
 def write_result(arguments: argparse.Namespace, result: Result) -> None:
     """Write the JSON file, under a temporary name first, and print what it holds."""
     facts = {"settings": vars(arguments), "hardware": hardware(), "git_commit": git_commit()}
-    temporary = Path(f"{arguments.output}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({**facts, **result}, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, arguments.output)
+    with replacing(arguments.output) as temporary:
+        temporary.write_text(json.dumps({**facts, **result}, indent=1) + "\n", encoding="utf-8")
     for name, found in result.items():
         print(_line(name, found))
 
