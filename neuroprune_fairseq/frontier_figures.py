@@ -21,6 +21,7 @@ from neuroprune_fairseq.frontier.records import methods_in, settings_text
 # The same method looks the same in every picture; unknown ones take what is left.
 STYLES = {
     "neuroprune": ("o", "-"),
+    "neuroprune-proximal": ("H", "-"),
     "dsp": ("s", "--"),
     "neuroprune-target": ("D", "-."),
     "dsp-pipelined": ("v", ":"),

@@ -129,6 +129,13 @@ def test_small_weights_count_as_zero(tmp_path):
         ({"task": "translation_neuroprune", "attn_penalty_weight": 0.0}, "dense"),
         ({"task": "translation_neuroprune", "attn_penalty_weight": 1e-3}, "neuroprune"),
         ({"task": "translation_neuroprune", "head_distance_threshold": 0.0}, "neuroprune"),
+        (
+            {
+                "task": "translation_neuroprune",
+                **{"attn_penalty_weight": 1.0, "penalty_solver": "proximal"},
+            },
+            "neuroprune-proximal",
+        ),
         ({"task": "translation_neuroprune", "target_sparsity": 0.7}, "neuroprune-target"),
         ({"task": "translation_dsp", "dsp_mode": "joint"}, "dsp"),
         ({"task": "translation_dsp", "dsp_mode": "pipelined"}, "dsp-pipelined"),

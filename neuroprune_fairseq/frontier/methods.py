@@ -91,6 +91,17 @@ METHODS: dict[str, Method] = {
         options=_PENALTY_OPTIONS,
         paper_grid=PAPER_GRID,
     ),
+    # Its steps are not divided by Adam's second moment: other weights fit than above.
+    "neuroprune-proximal": Method(
+        "finetune_neuroprune.sh",
+        {
+            "attn-penalty-weight": Range(0.03, 3.0, log=True),
+            "mlp-penalty-weight": Range(0.3, 100.0, log=True),
+            "head-distance-threshold": Range(0.1, 0.4),
+        },
+        {"penalty-solver": "proximal"},
+        ("near-zero", "head-merge"),
+    ),
     # The controller finds the penalties' strength and the threshold by itself.
     "neuroprune-target": Method(
         "finetune_neuroprune.sh",

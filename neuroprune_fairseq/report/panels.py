@@ -37,7 +37,8 @@ THEME = {
 DENSE_STYLE = (MUTED, "h")
 # Numbers in COLOURS; the variants of DSP differ in their markers.
 METHOD_COLOURS = {
-    **{"neuroprune": 0, "neuroprune-target": 2, "voita": 3, "michel": 4, "l1": 5},
+    **{"neuroprune-target": 2, "voita": 3, "michel": 4, "l1": 5},
+    **dict.fromkeys(("neuroprune", "neuroprune-proximal"), 0),
     **dict.fromkeys(("dsp", "dsp-pipelined", "dsp-straight-through"), 1),
 }
 

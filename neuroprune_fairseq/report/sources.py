@@ -47,7 +47,8 @@ def method_of(settings: Namespace) -> str:
         return "neuroprune-target"
     penalised = any(float(flags.get(name) or 0) for name in _PENALTIES)
     if penalised or flags.get("head_distance_threshold") is not None:
-        return "neuroprune"
+        proximal = penalised and flags.get("penalty_solver") == "proximal"
+        return "neuroprune-proximal" if proximal else "neuroprune"
     return DENSE
 
 
