@@ -17,6 +17,11 @@ from fairseq.models.transformer import TransformerModel
 from fairseq_cli import preprocess, train
 
 import neuroprune_fairseq  # noqa: F401  (registers)
+from neuroprune_fairseq.checkpoint import read_checkpoint
+from neuroprune_fairseq.compact import command as compact_command
+from neuroprune_fairseq.compact.files import model_of
+from neuroprune_fairseq.pruning import zero_heads_
+from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 USER_DIR = str(Path(__file__).resolve().parent.parent / "neuroprune_fairseq")
 
@@ -97,3 +102,33 @@ def run_train(corpus, tmp_path):
         return checkpoint_utils.load_checkpoint_to_cpu(str(last))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def checkpoints(corpus, tmp_path_factory):
+    """Checkpoints of one tiny training: as trained, pruned, and compact with its optimizer."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    arguments = [str(corpus), *TRAIN_FLAGS, "--save-dir", str(folder)]
+    arguments += ["--encoder-layers", "2", "--decoder-layers", "2", "--max-epoch", "1"]
+    arguments += ["--seed", "4", "--task", "translation_neuroprune"]
+    arguments += ["--criterion", "label_smoothed_cross_entropy_neuroprune"]
+    train.main(options.parse_args_and_arch(options.get_training_parser(), arguments))
+    dense, pruned, small = (folder / f"{name}.pt" for name in ("dense", "pruned", "small"))
+    (folder / "checkpoint_last.pt").rename(dense)
+    state = read_checkpoint(dense)
+    model = model_of(state, str(dense))
+    prune_(model)
+    state["model"] = {name: model.state_dict()[name] for name in state["model"]}
+    torch.save(state, pruned)
+    compact_command.main([str(pruned), str(small), "--keep-optimizer"])
+    return Namespace(dense=dense, pruned=pruned, small=small)
+
+
+@torch.no_grad()
+def prune_(model):
+    """Other numbers of heads in every module, none in one; half of all neurons."""
+    for heads, block in enumerate(attention_blocks(model)):
+        zero_heads_(block, torch.arange(heads + 1))
+    for block in mlp_blocks(model):
+        block.fc1.weight[:30] = 0.0
+        block.fc2.weight[:, 30:48] = 0.0
