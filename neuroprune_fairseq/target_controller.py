@@ -18,6 +18,9 @@ from neuroprune_fairseq.structure import attention_blocks, full_num_heads
 from neuroprune_fairseq.targets import HeldZeros, Schedule, sparsify_
 
 PARTS = ("attn", "mlp", "total")
+# Where weights go as well, heads go in this first part of the way: weights are then ranked in the
+# heads that stay, and have to go from these later.
+HEADS_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class TargetController:
         """Start afresh, or go on from the ``state`` of a checkpoint ({} for none)."""
         self.targets = targets
         self.schedule = schedule
+        self._head_schedule = schedule.first(HEADS_SHARE) if targets.sparsities else schedule
         self._heads = HeadImportance(values=state.get("head_importance"))
         self._weights = WeightImportance(values=state.get("weight_importance"))
         self._start: dict[str, float] = state.get("start", {})
@@ -160,9 +164,8 @@ class TargetController:
         ends = self.finished and not was_finished
         if not (ends or self.schedule.acts(num_updates)):
             return False
-        progress = self.schedule.progress(num_updates)
-        self._remove_heads_(model, progress)
-        self._remove_weights_(model, progress)
+        self._remove_heads_(model, self._head_schedule.progress(num_updates))
+        self._remove_weights_(model, self.schedule.progress(num_updates))
         return True
 
     def before_shrink_(self, model: nn.Module, plan: Plan) -> None:

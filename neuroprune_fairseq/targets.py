@@ -8,7 +8,7 @@ least important heads), and of the weights those go that matter least to the los
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,10 @@ class Schedule:
             return 1.0
         t = max(0.0, (num_updates - self.start) / max(1, self.end - self.start))
         return 1.0 - (1.0 - t) ** 3
+
+    def first(self, share: float) -> Schedule:
+        """The same way, but at its end after this share of the updates."""
+        return replace(self, end=self.start + round(share * (self.end - self.start)))
 
     def acts(self, num_updates: int) -> bool:
         """Whether the controller edits the model after this update."""

@@ -28,6 +28,19 @@ def test_the_schedule_is_cubic_between_start_and_end():
     assert schedule.progress(200) == schedule.progress(500) == 1.0
 
 
+def test_the_first_part_of_a_schedule_gets_there_earlier():
+    first = Schedule(start=100, end=200).first(0.4)
+    assert (first.start, first.end) == (100, 140)
+    assert first.progress(120) == pytest.approx(0.875)
+    assert first.progress(140) == first.progress(150) == 1.0
+
+
+def test_heads_alone_take_the_whole_way_to_the_target(run_train, tmp_path):
+    run_train("--max-epoch", 2, "--target-heads", 40, "--target-interval", 2)
+    first, last = epoch_lines(tmp_path / "run")
+    assert last["heads_kept"] == 40 < first["heads_kept"] < 108
+
+
 def test_the_schedule_acts_at_its_interval_and_always_at_the_end():
     schedule = Schedule(start=100, end=123, interval=10)
     assert [n for n in range(300) if schedule.acts(n)] == [110, 120, 123]
@@ -147,7 +160,8 @@ def test_a_run_ends_with_exactly_its_targets(run_train, tmp_path, criterion):
     flags = ("--target-interval", 2, "--target-heads", 40, "--target-attn-sparsity", 0.8)
     run_train("--max-epoch", 2, *flags, "--target-mlp-sparsity", 0.6, "--head-criterion", criterion)
     first, last = epoch_lines(tmp_path / "run")
-    assert 40 < first["heads_kept"] < 108
+    assert first["heads_kept"] == 40  # heads go first
+    assert 0.4 < first["mlp_sparsity"] < 0.59
     assert last["heads_kept"] == 40 == sum(len(m["heads_kept"]) for m in last["modules"])
     assert last["attn_sparsity"] == pytest.approx(0.8, abs=5e-3)
     assert last["mlp_sparsity"] == pytest.approx(0.6, abs=5e-3)
