@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--exact", help="models that have it", **paths)
     parser.add_argument("--sparsities", type=float, nargs="+", default=list(PAPER_GRID))
     arguments = parser.parse_args()
+    logging.getLogger().setLevel(logging.WARNING)  # fairseq's import makes it talk
     records = best_models(arguments)
     print_table(records)
     draw(records, arguments.output.with_suffix(""))

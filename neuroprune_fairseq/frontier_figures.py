@@ -21,7 +21,7 @@ from neuroprune_fairseq.frontier.records import methods_in, settings_text
 # The same method looks the same in every picture; unknown ones take what is left.
 STYLES = {
     "neuroprune": ("o", "-"),
-    "neuroprune-proximal": ("H", "-"),
+    "neuroprune-proximal": ("p", "-"),
     "dsp": ("s", "--"),
     "neuroprune-target": ("D", "-."),
     "dsp-pipelined": ("v", ":"),
@@ -30,7 +30,7 @@ STYLES = {
     "michel": ("X", ":"),
     "l1": ("*", ":"),
 }
-SPARE_MARKERS = ("h", "<", ">", "d", "p", "8")
+SPARE_MARKERS = ("h", "<", ">", "d", "H", "8")
 # Drawn at this width (inches) and this size so that it can be read at half of it.
 WIDTH, FONT_SIZE = 7.2, 12
 # A model that lost more than a fifth of the best BLEU is on nobody's frontier.
