@@ -19,7 +19,6 @@ end it prints a table and draws the output's picture, PNG and SVG.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,14 +28,15 @@ import torch
 from torch import nn
 
 from neuroprune_fairseq.checkpoint import load_model
+from neuroprune_fairseq.errors import refuse
 from neuroprune_fairseq.evaluation import GenerationSettings, evaluate
 from neuroprune_fairseq.figures import COLOURS, plt, save_figure
 from neuroprune_fairseq.frontier_figures import STYLES
-from neuroprune_fairseq.results import append_line
+from neuroprune_fairseq.results import append_line, check_results, read_records
 from neuroprune_fairseq.sparsity import full_sizes, measure
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks, prunable_weights
 
-PAPER_GRID = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95)
+SPARSITIES = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95)
 NEGLIGIBLE, CLOSE, CANDIDATES = 1e-3, 0.005, 3
 
 Record = dict[str, Any]
@@ -80,10 +80,12 @@ def wanted(arguments: argparse.Namespace) -> list[Record]:
     return found
 
 
-def scored(arguments: argparse.Namespace, setting: Record, subset: str) -> Record:
-    """One evaluation, from the output file if it is there, otherwise made and added to it."""
+def scored(
+    arguments: argparse.Namespace, done: Sequence[Record], setting: Record, subset: str
+) -> Record:
+    """One evaluation, of those that are done or made now and added to the output."""
     key = {**setting, "subset": subset}
-    for record in read(arguments.output):
+    for record in done:
         if all(record.get(name) == value for name, value in key.items()):
             return record
     settings = GenerationSettings(subset=subset)
@@ -93,22 +95,20 @@ def scored(arguments: argparse.Namespace, setting: Record, subset: str) -> Recor
     return record
 
 
-def read(path: Path) -> list[Record]:
-    """The lines of the output so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def best_models(arguments: argparse.Namespace) -> list[Record]:
     """The test lines of the models that are best on the validation set."""
+    output = arguments.output
+    check_results(output)
+    done = read_records(output) if output.exists() and output.stat().st_size else []
     groups: dict[tuple[str, float], list[Record]] = {}
     for setting in wanted(arguments):
-        record = scored(arguments, setting, "valid")
+        record = scored(arguments, done, setting, "valid")
         groups.setdefault((setting["method"], setting["asked_sparsity"]), []).append(record)
     names = ("method", "checkpoint", "asked_sparsity", "tolerance")
     chosen = []
     for group in groups.values():
         best = max(group, key=lambda record: record["bleu"])
-        test = scored(arguments, {name: best[name] for name in names}, "test")
+        test = scored(arguments, done, {name: best[name] for name in names}, "test")
         chosen.append({**test, "valid_bleu": best["bleu"]})
     return chosen
 
@@ -149,8 +149,13 @@ def main() -> None:
     paths = {"nargs": "+", "action": "append", "default": [], "metavar": ("METHOD", "CHECKPOINT")}
     parser.add_argument("--cut", help="models that are cut to the sparsity after training", **paths)
     parser.add_argument("--exact", help="models that have it", **paths)
-    parser.add_argument("--sparsities", type=float, nargs="+", default=list(PAPER_GRID))
+    parser.add_argument("--sparsities", type=float, nargs="+", default=list(SPARSITIES))
     arguments = parser.parse_args()
+    for sparsity in arguments.sparsities:
+        if not 0 < sparsity < 1:
+            refuse(f"--sparsities {sparsity} must be a share in (0, 1), such as 0.8")
+    if any(len(group) < 2 for group in (*arguments.cut, *arguments.exact)):
+        refuse("--cut and --exact take a method and then its checkpoints")
     logging.getLogger().setLevel(logging.WARNING)  # fairseq's import makes it talk
     records = best_models(arguments)
     print_table(records)

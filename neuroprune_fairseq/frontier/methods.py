@@ -82,12 +82,14 @@ _PENALTIES = {
     "attn-penalty-weight": Range(1e-4, 0.5, log=True),
     "mlp-penalty-weight": Range(1e-3, 0.5, log=True),
 }
-_PENALTY_OPTIONS = ("penalty-solver", "near-zero", "head-merge")
+_THRESHOLD = {"head-distance-threshold": Range(0.1, 0.4)}
+_PRUNING_OPTIONS = ("near-zero", "head-merge")
+_PENALTY_OPTIONS = ("penalty-solver", *_PRUNING_OPTIONS)
 
 METHODS: dict[str, Method] = {
     "neuroprune": Method(
         "finetune_neuroprune.sh",
-        {**_PENALTIES, "head-distance-threshold": Range(0.1, 0.4)},
+        {**_PENALTIES, **_THRESHOLD},
         options=_PENALTY_OPTIONS,
         paper_grid=PAPER_GRID,
     ),
@@ -97,10 +99,10 @@ METHODS: dict[str, Method] = {
         {
             "attn-penalty-weight": Range(0.03, 3.0, log=True),
             "mlp-penalty-weight": Range(0.3, 100.0, log=True),
-            "head-distance-threshold": Range(0.1, 0.4),
+            **_THRESHOLD,
         },
         {"penalty-solver": "proximal"},
-        ("near-zero", "head-merge"),
+        _PRUNING_OPTIONS,
     ),
     # The controller finds the penalties' strength and the threshold by itself.
     "neuroprune-target": Method(
