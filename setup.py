@@ -29,10 +29,10 @@ setup(
     description="NeuroPrune for fairseq: Transformers that become sparse while they train",
     license="MIT",
     author="The neuroprune_fairseq authors",
-    packages=find_packages(include=["neuroprune_fairseq", "neuroprune_fairseq.*"]),
+    packages=find_packages(include=["neuroprune_*"]),
     package_data={
         "neuroprune_fairseq": ["config/*.yaml"],
-        "neuroprune_fairseq.report": ["page.html"],
+        "neuroprune_experiments.report": ["page.html"],
     },
     python_requires=">=3.9",
     install_requires=[
@@ -52,11 +52,11 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "neuroprune-user-dir = neuroprune_fairseq.cli:user_dir",
-            "neuroprune-compact = neuroprune_fairseq.compact.command:main",
-            "neuroprune-export = neuroprune_fairseq.export.command:main",
-            "neuroprune-frontier = neuroprune_fairseq.frontier.command:main",
-            "neuroprune-report = neuroprune_fairseq.report.command:main",
+            "neuroprune-user-dir = neuroprune_fairseq.cli.user_dir:user_dir",
+            "neuroprune-compact = neuroprune_fairseq.cli.compact:main",
+            "neuroprune-export = neuroprune_fairseq.cli.export:main",
+            "neuroprune-frontier = neuroprune_experiments.frontier.command:main",
+            "neuroprune-report = neuroprune_experiments.report.command:main",
         ]
     },
 )

@@ -15,7 +15,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, build_model
 from pruned_models import prune_at_random_
 from torch import nn
 
-from neuroprune_fairseq.checkpoint import language_pair, read_checkpoint
+from neuroprune_fairseq.cli.compact_report import flops_per_token
 from neuroprune_fairseq.compact.cutting import compact, make_plan
 from neuroprune_fairseq.compact.files import (
     compact_state,
@@ -23,8 +23,8 @@ from neuroprune_fairseq.compact.files import (
     settings_of,
     stand_in_dictionaries,
 )
-from neuroprune_fairseq.compact.report import flops_per_token
 from neuroprune_fairseq.export.converter import ModelConverter
+from neuroprune_fairseq.files.checkpoint import language_pair, read_checkpoint
 
 
 @dataclass

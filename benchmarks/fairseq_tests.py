@@ -21,8 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
-from neuroprune_fairseq.evaluation import git_commit
-from neuroprune_fairseq.files import replacing
+from neuroprune_experiments.evaluation import git_commit
+from neuroprune_fairseq.files.atomic import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = "neuroprune_fairseq"

@@ -37,14 +37,14 @@ from fairseq import checkpoint_utils
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from neuroprune_fairseq.checkpoint import load_model
-from neuroprune_fairseq.evaluation import hardware
-from neuroprune_fairseq.files import replacing
-from neuroprune_fairseq.head_selection import Removal, by_importance, by_redundancy
-from neuroprune_fairseq.importance import HeadImportance
-from neuroprune_fairseq.pruning import remove_heads_
-from neuroprune_fairseq.redundancy import head_distances
-from neuroprune_fairseq.sparsity import head_mask
+from neuroprune_experiments.evaluation import hardware
+from neuroprune_fairseq.files.atomic import replacing
+from neuroprune_fairseq.files.checkpoint import load_model
+from neuroprune_fairseq.method.head_selection import Removal, by_importance, by_redundancy
+from neuroprune_fairseq.method.importance import HeadImportance
+from neuroprune_fairseq.method.pruning import remove_heads_
+from neuroprune_fairseq.method.redundancy import head_distances
+from neuroprune_fairseq.method.sparsity import head_mask
 from neuroprune_fairseq.structure import AttentionBlock, attention_blocks, concatenated_heads
 
 MERGES = ("none", "out_proj", "least squares")

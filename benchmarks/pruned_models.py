@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from neuroprune_fairseq.pruning import zero_heads_, zero_neurons_
+from neuroprune_fairseq.method.pruning import zero_heads_, zero_neurons_
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 

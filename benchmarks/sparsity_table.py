@@ -27,13 +27,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from neuroprune_fairseq.checkpoint import load_model
-from neuroprune_fairseq.errors import refuse
-from neuroprune_fairseq.evaluation import GenerationSettings, evaluate
-from neuroprune_fairseq.figures import COLOURS, plt, save_figure
-from neuroprune_fairseq.frontier_figures import STYLES
-from neuroprune_fairseq.results import append_line, check_results, read_records
-from neuroprune_fairseq.sparsity import full_sizes, measure
+from neuroprune_experiments.evaluation import GenerationSettings, evaluate
+from neuroprune_experiments.figures import COLOURS, plt, save_figure
+from neuroprune_experiments.frontier.figures import STYLES
+from neuroprune_fairseq.files.checkpoint import load_model
+from neuroprune_fairseq.files.errors import refuse
+from neuroprune_fairseq.files.results import append_line, check_results, read_records
+from neuroprune_fairseq.method.sparsity import full_sizes, measure
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks, prunable_weights
 
 SPARSITIES = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95)

@@ -33,8 +33,8 @@ from typing import Any
 import torch
 from training_processes import EVENTS, Event, finish, start
 
-from neuroprune_fairseq.evaluation import git_commit, hardware
-from neuroprune_fairseq.results import append_line
+from neuroprune_experiments.evaluation import git_commit, hardware
+from neuroprune_fairseq.files.results import append_line
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [

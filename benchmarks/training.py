@@ -35,7 +35,7 @@ from turns import (
     write_result,
 )
 
-from neuroprune_fairseq.pruning import eliminate_redundant_heads
+from neuroprune_fairseq.method.pruning import eliminate_redundant_heads
 
 
 def _penalty_flags(arguments: argparse.Namespace) -> dict[str, list[str]]:

@@ -27,8 +27,10 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq_cli import train
 
-from neuroprune_fairseq import head_selection, pruning, pruning_task, run_log, task
-from neuroprune_fairseq.baselines import gated_task
+from neuroprune_fairseq.files import run_log
+from neuroprune_fairseq.method import head_selection, pruning
+from neuroprune_fairseq.plugin import pruning_task, task
+from neuroprune_fairseq.pruners import gated_task
 
 Event = Sequence[Any]  # name and number, as in ("saving", 2)
 LOG_FORMAT = "%(levelname)s | %(name)s | %(message)s"

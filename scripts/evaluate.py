@@ -82,9 +82,9 @@ def main() -> None:
     # fairseq logs advice when it is imported, which would stand before our one line.
     logging.basicConfig(level=logging.WARNING)
     # After the command line, since this takes seconds.
-    from neuroprune_fairseq.errors import refuse
-    from neuroprune_fairseq.evaluation import GenerationSettings, evaluate
-    from neuroprune_fairseq.results import append_line, check_results
+    from neuroprune_experiments.evaluation import GenerationSettings, evaluate
+    from neuroprune_fairseq.files.errors import refuse
+    from neuroprune_fairseq.files.results import append_line, check_results
 
     settings = GenerationSettings(
         args.subset, args.beam, args.lenpen, args.batch_size, tuple(flags)

@@ -23,7 +23,7 @@ def main() -> None:
 
     # fairseq logs advice when it is imported, which would stand before our one line.
     logging.basicConfig(level=logging.WARNING)
-    from neuroprune_fairseq.checkpoint import model_flags, read_checkpoint
+    from neuroprune_fairseq.files.checkpoint import model_flags, read_checkpoint
 
     state = read_checkpoint(args.checkpoint)
     flags = ["--arch", args.arch, "--share-all-embeddings"] if args.arch else model_flags(state)

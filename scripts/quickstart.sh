@@ -39,7 +39,7 @@ finetuning=(--lr "$finetune_lr" --warmup-updates 50 --max-tokens "$max_tokens")
 
 # frontier METHOD GRID JOBS: fine-tunes and evaluates every setting, so many at a time.
 frontier() {
-  "$PYTHON" -m neuroprune_fairseq.frontier run --method "$1" --grid "$2" --jobs "$3" \
+  "$PYTHON" -m neuroprune_experiments.frontier run --method "$1" --grid "$2" --jobs "$3" \
     --data "$out/corpus" --pretrained "$out/pretrained/checkpoint_last.pt" --out "$out/$1" \
     --epochs "$finetune_epochs" --tolerance "$tolerance" -- "${finetuning[@]}"
 }
@@ -93,4 +93,4 @@ echo "Weights below $tolerance count as zero and are zero in the translating mod
 results=("$out"/{neuroprune,neuroprune-target,dsp}/results.jsonl)
 "$PYTHON" "$here/report.py" --results "$out/dense/results.jsonl" "${results[@]}" \
   --picture "$out/overview"
-"$PYTHON" -m neuroprune_fairseq.frontier plot "${results[@]}" --out "$out/frontier" --overwrite
+"$PYTHON" -m neuroprune_experiments.frontier plot "${results[@]}" --out "$out/frontier" --overwrite

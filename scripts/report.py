@@ -19,13 +19,13 @@ def main() -> None:
 
     # fairseq logs advice when it is imported, which would stand before our one line.
     logging.basicConfig(level=logging.WARNING)
-    from neuroprune_fairseq.errors import refusing
-    from neuroprune_fairseq.results import format_table, read_records
+    from neuroprune_fairseq.files.errors import refusing
+    from neuroprune_fairseq.files.results import format_table, read_records
 
     records = [record for path in args.results for record in read_records(path)]
     print(format_table(records))
     if args.picture:
-        from neuroprune_fairseq.figures import draw_overview
+        from neuroprune_experiments.figures import draw_overview
 
         with refusing(f"--picture {args.picture} cannot be written", OSError):
             print("Picture:", *draw_overview(records, args.picture))

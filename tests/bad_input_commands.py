@@ -16,11 +16,12 @@ from fairseq import checkpoint_utils, options
 from fairseq.logging import metrics
 from fairseq_cli import train
 
-from neuroprune_fairseq import cli, evaluation
-from neuroprune_fairseq.compact import command as compact
-from neuroprune_fairseq.export import command as export
-from neuroprune_fairseq.frontier import command as frontier
-from neuroprune_fairseq.report import command as report
+from neuroprune_experiments import evaluation
+from neuroprune_experiments.frontier import command as frontier
+from neuroprune_experiments.report import command as report
+from neuroprune_fairseq.cli import compact as compact
+from neuroprune_fairseq.cli import export as export
+from neuroprune_fairseq.cli import user_dir as cli
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "data-prep"))

@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 
-from neuroprune_fairseq.baselines.gates import HeadGates, fold_, living_heads
-from neuroprune_fairseq.baselines.michel import normalised_importance
-from neuroprune_fairseq.baselines.top_k import straight_through_top_k
-from neuroprune_fairseq.baselines.voita import noiseless_gates, open_probability, sampled_gates
-from neuroprune_fairseq.pruning import pruned_heads
-from neuroprune_fairseq.sparsity import measure
+from neuroprune_fairseq.method.pruning import pruned_heads
+from neuroprune_fairseq.method.sparsity import measure
+from neuroprune_fairseq.pruners.gates import HeadGates, fold_, living_heads
+from neuroprune_fairseq.pruners.michel import normalised_importance
+from neuroprune_fairseq.pruners.top_k import straight_through_top_k
+from neuroprune_fairseq.pruners.voita import noiseless_gates, open_probability, sampled_gates
 from neuroprune_fairseq.structure import attention_blocks
 
 # Without dropout, so that training mode and evaluation mode compute the same.

@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from neuroprune_fairseq.baselines.scores import DEAD, GateScores
-from neuroprune_fairseq.baselines.top_k import relaxed_top_k, straight_through_top_k
+from neuroprune_fairseq.pruners.scores import DEAD, GateScores
+from neuroprune_fairseq.pruners.top_k import relaxed_top_k, straight_through_top_k
 
 CPU = torch.device("cpu")
 

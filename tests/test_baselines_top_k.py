@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from neuroprune_fairseq.baselines.top_k import (
+from neuroprune_fairseq.pruners.top_k import (
     annealed_temperature,
     gumbel_noise,
     hard_top_k,

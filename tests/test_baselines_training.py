@@ -10,11 +10,11 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 
-from neuroprune_fairseq.baselines.dsp import TranslationDspTask
-from neuroprune_fairseq.baselines.l1 import L1Criterion
-from neuroprune_fairseq.criterion import NeuropruneCriterion
-from neuroprune_fairseq.pruning import pruned_heads
-from neuroprune_fairseq.sparsity import measure
+from neuroprune_fairseq.method.pruning import pruned_heads
+from neuroprune_fairseq.method.sparsity import measure
+from neuroprune_fairseq.plugin.criterion import NeuropruneCriterion
+from neuroprune_fairseq.plugin.l1 import L1Criterion
+from neuroprune_fairseq.pruners.dsp import TranslationDspTask
 from neuroprune_fairseq.structure import attention_blocks
 
 CROSS_ENTROPY = "label_smoothed_cross_entropy"

@@ -14,8 +14,9 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import train
 
 import neuroprune_fairseq
-from neuroprune_fairseq import checkpoint, evaluation, figures, results
-from neuroprune_fairseq.cli import user_dir
+from neuroprune_experiments import evaluation, figures
+from neuroprune_fairseq.cli.user_dir import user_dir
+from neuroprune_fairseq.files import checkpoint, results
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks, prunable_weights
 
 

@@ -13,10 +13,10 @@ from fairseq_cli.hydra_train import _hydra_main
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from neuroprune_fairseq.checkpoint import load_model, model_flags, read_checkpoint
-from neuroprune_fairseq.compact import command as compact
-from neuroprune_fairseq.pruning import pruned_heads
-from neuroprune_fairseq.sparsity import measure
+from neuroprune_fairseq.cli import compact as compact
+from neuroprune_fairseq.files.checkpoint import load_model, model_flags, read_checkpoint
+from neuroprune_fairseq.method.pruning import pruned_heads
+from neuroprune_fairseq.method.sparsity import measure
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 pytestmark = pytest.mark.slow

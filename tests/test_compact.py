@@ -6,12 +6,12 @@ import pytest
 import torch
 from fairseq.sequence_generator import SequenceGenerator
 
+from neuroprune_fairseq.cli.compact_report import flops_per_token, format_table
 from neuroprune_fairseq.compact import compact, cutting, shapes
 from neuroprune_fairseq.compact.cutting import reshape_
 from neuroprune_fairseq.compact.modules import ConstantAttention
-from neuroprune_fairseq.compact.report import flops_per_token, format_table
-from neuroprune_fairseq.pruning import zero_heads_
-from neuroprune_fairseq.sparsity import measure
+from neuroprune_fairseq.method.pruning import zero_heads_
+from neuroprune_fairseq.method.sparsity import measure
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 TINY = {"encoder_layers": 2, "decoder_layers": 2}

@@ -10,8 +10,8 @@ from fairseq import checkpoint_utils, options
 from fairseq.models.transformer import TransformerModel
 from fairseq_cli import generate, interactive, train, validate
 
-from neuroprune_fairseq.checkpoint import read_checkpoint
-from neuroprune_fairseq.compact.command import main
+from neuroprune_fairseq.cli.compact import main
+from neuroprune_fairseq.files.checkpoint import read_checkpoint
 from tests.conftest import TRAIN_FLAGS, USER_DIR
 
 GENERATE = ["--user-dir", USER_DIR, "--beam", "3", "--max-len-b", "20", "--cpu"]

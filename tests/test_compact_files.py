@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 
-from neuroprune_fairseq.checkpoint import model_flags, read_checkpoint
+from neuroprune_fairseq.cli.compact import main
 from neuroprune_fairseq.compact import compact, shapes
-from neuroprune_fairseq.compact.command import main
 from neuroprune_fairseq.compact.cutting import make_plan
 from neuroprune_fairseq.compact.files import model_of
 from neuroprune_fairseq.compact.optimizer import cut_optimizer_state
+from neuroprune_fairseq.files.checkpoint import model_flags, read_checkpoint
 from neuroprune_fairseq.structure import attention_blocks
 from tests.conftest import prune_
 

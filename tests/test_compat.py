@@ -14,8 +14,8 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 
-from neuroprune_fairseq import compat
-from neuroprune_fairseq.compat import check_version
+from neuroprune_fairseq.plugin import compat
+from neuroprune_fairseq.plugin.compat import check_version
 
 
 @pytest.mark.parametrize("version", ["2.6", "2.6.0", "2.13.0+cpu", "3.0.0a0"])

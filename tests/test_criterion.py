@@ -8,8 +8,8 @@ import pytest
 import torch
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 
-from neuroprune_fairseq.criterion import NeuropruneCriterion
-from neuroprune_fairseq.penalties import attention_penalty, mlp_penalty
+from neuroprune_fairseq.method.penalties import attention_penalty, mlp_penalty
+from neuroprune_fairseq.plugin.criterion import NeuropruneCriterion
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 TASK = SimpleNamespace(target_dictionary=SimpleNamespace(pad=lambda: 1))

@@ -8,8 +8,8 @@ import random
 
 import pytest
 
-from neuroprune_fairseq.frontier import command, methods, records, table
-from neuroprune_fairseq.frontier.front import hypervolume, pareto_mask
+from neuroprune_experiments.frontier import command, methods, records, table
+from neuroprune_experiments.frontier.front import hypervolume, pareto_mask
 
 
 def result(method="dsp", heads=36, bleu=30.0, valid=31.0, sparsity=0.3, seed=1, **settings):
@@ -88,7 +88,7 @@ def test_names_are_short_readable_and_different_for_different_settings_of_the_pa
 def test_every_option_of_a_method_is_known_to_its_script_or_to_the_task(method):
     chosen = methods.METHODS[method]
     script = (command.SCRIPTS / chosen.script).read_text()
-    from neuroprune_fairseq.task import TranslationNeuropruneConfig
+    from neuroprune_fairseq.plugin.task import TranslationNeuropruneConfig
 
     # Only finetune_neuroprune.sh passes flags of the task on without knowing them.
     task = set(vars(TranslationNeuropruneConfig()))

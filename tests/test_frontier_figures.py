@@ -7,8 +7,8 @@ import random
 
 from test_frontier import refusal, result, write
 
-from neuroprune_fairseq import frontier_figures as figures
-from neuroprune_fairseq.frontier import command
+from neuroprune_experiments.frontier import command
+from neuroprune_experiments.frontier import figures as figures
 
 
 def test_bands_contain_their_lower_edge_and_the_last_its_upper_edge():

@@ -12,15 +12,12 @@ import optuna
 import pytest
 from test_frontier import refusal
 
-from neuroprune_fairseq.frontier import run_queue
-from neuroprune_fairseq.frontier.methods import parse_grid
-from neuroprune_fairseq.frontier.run_queue import Plan, Queue
-from neuroprune_fairseq.frontier.runner import (
-    Experiment,
-    RunFailedError,
-)
-from neuroprune_fairseq.frontier.study import open_study
-from neuroprune_fairseq.frontier.worker import Worker
+from neuroprune_experiments.frontier import run_queue
+from neuroprune_experiments.frontier.methods import parse_grid
+from neuroprune_experiments.frontier.run_queue import Plan, Queue
+from neuroprune_experiments.frontier.runner import Experiment, RunFailedError
+from neuroprune_experiments.frontier.study import open_study
+from neuroprune_experiments.frontier.worker import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = {

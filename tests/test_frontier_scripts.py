@@ -12,7 +12,7 @@ import time
 import pytest
 from test_frontier_run import ROOT, experiment, results
 
-from neuroprune_fairseq.frontier.runner import (
+from neuroprune_experiments.frontier.runner import (
     Run,
     RunFailedError,
     ScriptRunner,
@@ -135,7 +135,7 @@ def pretrained(run_train, tmp_path):
 
 def start(*arguments, **options):
     return subprocess.Popen(
-        [sys.executable, "-m", "neuroprune_fairseq.frontier", "run", *map(str, arguments)],
+        [sys.executable, "-m", "neuroprune_experiments.frontier", "run", *map(str, arguments)],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options},
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )

@@ -30,12 +30,12 @@ from archive import unpack  # noqa: E402
 from errors import PrepError  # noqa: E402
 from parallel_text import has_text, pair_up, read_lines, write_lines  # noqa: E402
 
-from neuroprune_fairseq.figures import draw_overview, plt  # noqa: E402
-from neuroprune_fairseq.frontier.records import read_results  # noqa: E402
-from neuroprune_fairseq.frontier.table import format_tables  # noqa: E402
-from neuroprune_fairseq.frontier_figures import draw_frontier, write_points  # noqa: E402
-from neuroprune_fairseq.results import append_line, format_table, read_records  # noqa: E402
-from neuroprune_fairseq.run_log import read_epochs, write_epoch  # noqa: E402
+from neuroprune_experiments.figures import draw_overview, plt  # noqa: E402
+from neuroprune_experiments.frontier.figures import draw_frontier, write_points  # noqa: E402
+from neuroprune_experiments.frontier.records import read_results  # noqa: E402
+from neuroprune_experiments.frontier.table import format_tables  # noqa: E402
+from neuroprune_fairseq.files.results import append_line, format_table, read_records  # noqa: E402
+from neuroprune_fairseq.files.run_log import read_epochs, write_epoch  # noqa: E402
 
 EXAMPLES = int(os.environ.get("NEUROPRUNE_FUZZ_EXAMPLES", "0"))
 fuzz = settings(max_examples=EXAMPLES or 60, derandomize=not EXAMPLES, deadline=None, database=None)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from neuroprune_fairseq.guarded_task import LOCK_NAME, GuardedTask
+from neuroprune_fairseq.plugin.guarded_task import LOCK_NAME, GuardedTask
 
 TRY = """
 import fcntl, sys

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from neuroprune_fairseq.compact.cutting import cut_, plan_of_pruned
-from neuroprune_fairseq.importance import HeadImportance, WeightImportance, gate_gradients
-from neuroprune_fairseq.pruning import zero_heads_, zero_neurons_
+from neuroprune_fairseq.method.importance import HeadImportance, WeightImportance, gate_gradients
+from neuroprune_fairseq.method.pruning import zero_heads_, zero_neurons_
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 

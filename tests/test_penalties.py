@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from neuroprune_fairseq import rows
 from neuroprune_fairseq.compact.cutting import compact
-from neuroprune_fairseq.penalties import (
+from neuroprune_fairseq.method import rows
+from neuroprune_fairseq.method.penalties import (
     attention_penalty,
     l1_penalty,
     missing_fraction,
     mlp_penalty,
 )
-from neuroprune_fairseq.pruning import zero_heads_, zero_neurons_
+from neuroprune_fairseq.method.pruning import zero_heads_, zero_neurons_
 from neuroprune_fairseq.structure import AttentionBlock, MLPBlock, attention_blocks, mlp_blocks
 
 NEAR_ZERO = 0.03

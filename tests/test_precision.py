@@ -12,10 +12,10 @@ from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.optim import AMPOptimizer, FP16Optimizer, MemoryEfficientFP16Optimizer
 
-from neuroprune_fairseq.checkpoint import read_checkpoint
 from neuroprune_fairseq.compact.files import model_of
-from neuroprune_fairseq.precision import master_weights
-from neuroprune_fairseq.pruning import Pruned, eliminate_redundant_heads, pruned_heads
+from neuroprune_fairseq.files.checkpoint import read_checkpoint
+from neuroprune_fairseq.method.pruning import Pruned, eliminate_redundant_heads, pruned_heads
+from neuroprune_fairseq.plugin.precision import master_weights
 from neuroprune_fairseq.structure import attention_blocks
 
 FLAT, SHAPED, BF16 = "--fp16", "--fp16 --fp16-no-flatten-grads", "--bf16"

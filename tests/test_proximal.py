@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from neuroprune_fairseq.compact import compact
-from neuroprune_fairseq.penalties import attention_penalty, missing_fraction
-from neuroprune_fairseq.proximal import (
+from neuroprune_fairseq.method.penalties import attention_penalty, missing_fraction
+from neuroprune_fairseq.method.proximal import (
     MAX_SHRINKAGE,
     proximal_step_,
     shrink_attention_,
     shrink_mlp_,
     soft_threshold,
 )
-from neuroprune_fairseq.pruning import zero_heads_, zero_neurons_
-from neuroprune_fairseq.rows import attention_rows, weight_rows
-from neuroprune_fairseq.sparsity import measure
+from neuroprune_fairseq.method.pruning import zero_heads_, zero_neurons_
+from neuroprune_fairseq.method.rows import attention_rows, weight_rows
+from neuroprune_fairseq.method.sparsity import measure
 from neuroprune_fairseq.structure import AttentionBlock, MLPBlock, attention_blocks, mlp_blocks
 
 

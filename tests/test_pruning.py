@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuroprune_fairseq.pruning import (
+from neuroprune_fairseq.method.pruning import (
     Pruned,
     eliminate_redundant_heads,
     prune_idle_neurons_,
@@ -15,7 +15,7 @@ from neuroprune_fairseq.pruning import (
     zero_neurons_,
     zero_small_weights_,
 )
-from neuroprune_fairseq.sparsity import measure
+from neuroprune_fairseq.method.sparsity import measure
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 

@@ -6,7 +6,7 @@ import random
 
 import torch
 
-from neuroprune_fairseq.redundancy import find_dominators, head_distances, head_importance
+from neuroprune_fairseq.method.redundancy import find_dominators, head_distances, head_importance
 from neuroprune_fairseq.structure import attention_blocks
 
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from neuroprune_fairseq.report.command import main
+from neuroprune_experiments.report.command import main
 from tests.report_models import epoch_record, write_checkpoint, write_lines
 
 BROWSER = next(

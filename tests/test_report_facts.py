@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from neuroprune_fairseq.report.facts import LEVELS, make_pattern, shares, take_facts
-from neuroprune_fairseq.report.sources import labels_for, method_of, read_model
+from neuroprune_experiments.report.facts import LEVELS, make_pattern, shares, take_facts
+from neuroprune_experiments.report.sources import labels_for, method_of, read_model
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 from tests.report_models import make_model, prune_, write_checkpoint
 

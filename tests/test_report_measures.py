@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from neuroprune_fairseq.report import measures
+from neuroprune_experiments.report import measures
 from tests.report_models import attention, facts, mlp
 
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from test_frontier import refusal, result
 
-from neuroprune_fairseq.report import patterns
-from neuroprune_fairseq.report.command import FIGURES, main
-from neuroprune_fairseq.report.sources import read_model
+from neuroprune_experiments.report import patterns
+from neuroprune_experiments.report.command import FIGURES, main
+from neuroprune_experiments.report.sources import read_model
 from tests.report_models import epoch_record, facts, write_checkpoint, write_lines
 
 XHTML = "{http://www.w3.org/1999/xhtml}"

@@ -7,7 +7,7 @@ import json
 import pytest
 from test_frontier import refusal
 
-from neuroprune_fairseq.report.runs import read_run, read_train_log
+from neuroprune_experiments.report.runs import read_run, read_train_log
 from tests.report_models import epoch_record, write_lines
 
 TEXT_LOG = """\

@@ -15,13 +15,14 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from test_precision import BF16, FLAT, SHAPED, build_optimizer, full_weights
 from test_task import assert_equal_weights, epoch_lines, heads_kept
 
-from neuroprune_fairseq import resume, run_log
-from neuroprune_fairseq.precision import (
+from neuroprune_fairseq.files import run_log
+from neuroprune_fairseq.plugin import resume
+from neuroprune_fairseq.plugin.precision import (
     half_precision_state,
     master_weights,
     restore_half_precision_,
 )
-from neuroprune_fairseq.task import TranslationNeuropruneConfig, TranslationNeuropruneTask
+from neuroprune_fairseq.plugin.task import TranslationNeuropruneConfig, TranslationNeuropruneTask
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--encoder-layers", 2, "--decoder-layers", 2)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from test_task import epoch_lines, heads_kept, load
 
-from neuroprune_fairseq import shrinking
-from neuroprune_fairseq.checkpoint import read_checkpoint
 from neuroprune_fairseq.compact.optimizer import trained_parameters
 from neuroprune_fairseq.compact.trainer import cut_trainer_
-from neuroprune_fairseq.criterion import NeuropruneCriterion
-from neuroprune_fairseq.precision import master_copies
-from neuroprune_fairseq.shrinking import with_original_numbers
+from neuroprune_fairseq.files.checkpoint import read_checkpoint
+from neuroprune_fairseq.plugin import shrinking
+from neuroprune_fairseq.plugin.criterion import NeuropruneCriterion
+from neuroprune_fairseq.plugin.precision import master_copies
+from neuroprune_fairseq.plugin.shrinking import with_original_numbers
 from neuroprune_fairseq.structure import attention_blocks
 
 THRESHOLD = ("--head-distance-threshold", 0.335)

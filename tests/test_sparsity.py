@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from neuroprune_fairseq.compact import compact
-from neuroprune_fairseq.pruning import zero_heads_, zero_neurons_
-from neuroprune_fairseq.sparsity import head_mask, measure
+from neuroprune_fairseq.method.pruning import zero_heads_, zero_neurons_
+from neuroprune_fairseq.method.sparsity import head_mask, measure
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 

@@ -7,18 +7,14 @@ import torch
 from test_task import assert_equal_weights, epoch_lines
 
 from neuroprune_fairseq.compact import compact
-from neuroprune_fairseq.head_selection import by_redundancy, keep_heads_
-from neuroprune_fairseq.importance import HeadImportance, WeightImportance
-from neuroprune_fairseq.pruning import (
-    eliminate_redundant_heads,
-    zero_heads_,
-    zero_neurons_,
-)
-from neuroprune_fairseq.redundancy import head_distances
-from neuroprune_fairseq.sparsity import measure
+from neuroprune_fairseq.method.head_selection import by_redundancy, keep_heads_
+from neuroprune_fairseq.method.importance import HeadImportance, WeightImportance
+from neuroprune_fairseq.method.pruning import eliminate_redundant_heads, zero_heads_, zero_neurons_
+from neuroprune_fairseq.method.redundancy import head_distances
+from neuroprune_fairseq.method.sparsity import measure
+from neuroprune_fairseq.method.targets import Schedule, sparsify_
+from neuroprune_fairseq.pruners.target_controller import Targets, total_updates
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
-from neuroprune_fairseq.target_controller import Targets, total_updates
-from neuroprune_fairseq.targets import Schedule, sparsify_
 
 
 def test_the_schedule_is_cubic_between_start_and_end():

@@ -10,10 +10,10 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 
-from neuroprune_fairseq.pruning import pruned_heads
-from neuroprune_fairseq.sparsity import measure
+from neuroprune_fairseq.method.pruning import pruned_heads
+from neuroprune_fairseq.method.sparsity import measure
+from neuroprune_fairseq.plugin.task import TranslationNeuropruneConfig, TranslationNeuropruneTask
 from neuroprune_fairseq.structure import attention_blocks
-from neuroprune_fairseq.task import TranslationNeuropruneConfig, TranslationNeuropruneTask
 
 STOCK = {"task": "translation", "criterion": "label_smoothed_cross_entropy"}
 ALL_SIMILAR = ("--head-distance-threshold", 100)

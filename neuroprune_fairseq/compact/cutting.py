@@ -15,8 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune_fairseq.compact.modules import ConstantAttention, SelectedLinear
-from neuroprune_fairseq.pruning import fold_neurons_, idle_neurons, pruned_heads, pruned_neurons
-from neuroprune_fairseq.sparsity import head_mask
+from neuroprune_fairseq.method.pruning import (
+    fold_neurons_,
+    idle_neurons,
+    pruned_heads,
+    pruned_neurons,
+)
+from neuroprune_fairseq.method.sparsity import head_mask
 from neuroprune_fairseq.structure import AttentionBlock, MLPBlock, attention_blocks, mlp_blocks
 
 Plan = dict[str, Tensor]

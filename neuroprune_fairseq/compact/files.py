@@ -12,11 +12,11 @@ from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, build_model
 from torch import Tensor, nn
 
-from neuroprune_fairseq.checkpoint import model_settings
 from neuroprune_fairseq.compact.cutting import Plan, shapes
 from neuroprune_fairseq.compact.model import ARCH, describe_, head_numbers
 from neuroprune_fairseq.compact.optimizer import cut_optimizer_state
-from neuroprune_fairseq.errors import refuse, refusing
+from neuroprune_fairseq.files.checkpoint import model_settings
+from neuroprune_fairseq.files.errors import refuse, refusing
 
 # Options under which heads or neurons cannot be cut without changing the output.
 UNSUPPORTED = {

@@ -15,9 +15,9 @@ from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel, base_architecture
 from torch import nn
 
-from neuroprune_fairseq.checkpoint import model_settings, read_checkpoint
 from neuroprune_fairseq.compact.cutting import Plan, reshape_, shapes
-from neuroprune_fairseq.errors import refuse
+from neuroprune_fairseq.files.checkpoint import model_settings, read_checkpoint
+from neuroprune_fairseq.files.errors import refuse
 from neuroprune_fairseq.structure import attention_blocks, removed_attention
 
 ARCH = "neuroprune_compact"

@@ -15,8 +15,8 @@ from neuroprune_fairseq.compact.optimizer import (
     cut_optimizer_state,
     trained_parameters,
 )
-from neuroprune_fairseq.errors import refuse
-from neuroprune_fairseq.precision import master_copies
+from neuroprune_fairseq.files.errors import refuse
+from neuroprune_fairseq.plugin.precision import master_copies
 
 # Optimizers whose moments have the shapes of the weights.
 ELEMENTWISE = ("adam", "adamax", "adadelta", "adagrad", "nag", "sgd")

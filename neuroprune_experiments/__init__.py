@@ -1,0 +1,1 @@
+"""Comparing methods: sweeps, frontiers, figures and the report page."""

@@ -1,0 +1,274 @@
+"""What a checkpoint is worth: fairseq-generate's translations, sacreBLEU, sparsity, one line."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import fairseq
+import torch
+from sacrebleu.metrics import BLEU
+from tqdm import tqdm
+
+import neuroprune_fairseq
+from neuroprune_fairseq.files.atomic import replacing
+from neuroprune_fairseq.files.checkpoint import (
+    language_pair,
+    load_model,
+    write_without_small_weights,
+)
+from neuroprune_fairseq.files.errors import refuse, refusing
+from neuroprune_fairseq.method.sparsity import measure
+
+PACKAGE = Path(neuroprune_fairseq.__file__).resolve().parent
+_SPEED = re.compile(
+    r"Translated ([\d,]+) sentences \(([\d,]+) tokens\) in ([\d.]+)s .* ([\d.]+) tokens/s"
+)
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How translations are made; ``flags`` are passed to fairseq-generate as they are."""
+
+    subset: str = "test"
+    beam: int = 5
+    lenpen: float = 1.0
+    batch_size: int = 128
+    flags: tuple[str, ...] = ()
+
+    def arguments(self) -> list[str]:
+        """The arguments of fairseq-generate."""
+        return [
+            *("--gen-subset", self.subset, "--beam", str(self.beam)),
+            *("--lenpen", str(self.lenpen), "--batch-size", str(self.batch_size)),
+            *("--post-process", "sentencepiece"),
+            # fairseq's default of 8 silently drops up to 7 sentences at the end of a corpus.
+            *("--required-batch-size-multiple", "1"),
+            *self.flags,
+        ]
+
+    def suffix(self) -> str:
+        """What tells outputs of one checkpoint apart: the subset and all that is not default."""
+        plain = GenerationSettings(self.subset)
+        parts = [f"generate-{self.subset}"]
+        for name in ("beam", "lenpen", "batch_size"):
+            if getattr(self, name) != getattr(plain, name):
+                parts.append(f"{name.replace('_', '-')}-{getattr(self, name):g}")
+        if self.flags:
+            digest = hashlib.sha256("\0".join(self.flags).encode("utf-8", "replace")).hexdigest()
+            parts.append(f"flags-{digest[:8]}")
+        return ".".join(parts)
+
+
+def _run_generation(command: list[str], log: IO[str], sentences: int | None) -> None:
+    """Run fairseq-generate into ``log``, with a progress bar of finished sentences."""
+    # No modules from the folder in which the user happens to be.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    pipes = {"stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+        tqdm(total=sentences, desc="Translating", unit=" sentences", disable=None) as progress,
+        subprocess.Popen(command, stderr=errors, env=environment, **pipes) as process,
+    ):
+        for line in process.stdout:
+            log.write(line)
+            progress.update(line.startswith("H-"))
+        status = process.wait()
+        errors.seek(0)
+        # fairseq logs to stdout or stderr, as other packages have set up logging before it.
+        messages = errors.read().strip()
+        log.write(f"{messages}\n")
+    if status:
+        reason = messages.split("\n")[-1] or f"exit status {status}"
+        refuse(f"fairseq-generate failed: {reason}")
+
+
+def generate(
+    checkpoint: str | Path,
+    data: str | Path,
+    settings: GenerationSettings,
+    output: Path,
+    sentences: int | None = None,
+) -> None:
+    """Run fairseq-generate with only ``--user-dir`` added.
+
+    Args:
+        checkpoint: any checkpoint that fairseq loads.
+        data: prepared corpus.
+        settings: beam and so on.
+        output: its whole output; written under a temporary name and renamed.
+        sentences: how many there are, for the progress bar.
+
+    Raises:
+        SystemExit: one line, when fairseq-generate fails.
+    """
+    command = [sys.executable, "-m", "fairseq_cli.generate", str(data), "--path", str(checkpoint)]
+    command += ["--user-dir", str(PACKAGE), *settings.arguments()]
+    unwritable = f"{output} cannot be written; make room or copy the checkpoint elsewhere"
+    with (
+        refusing(unwritable, OSError),
+        replacing(output) as temporary,
+        temporary.open("w", encoding="utf-8") as log,
+    ):
+        _run_generation(command, log, sentences)
+
+
+def read_hypotheses(output: Path) -> list[str]:
+    """The best translation of every sentence, in the order of the corpus.
+
+    fairseq-generate sorts sentences by length; the number in ``H-<number>`` is the line.
+
+    Args:
+        output: what :func:`generate` wrote.
+
+    Raises:
+        SystemExit: one line, when a sentence of the corpus is missing.
+    """
+    found: dict[int, str] = {}
+    # Not splitlines: a translation may hold characters that it takes for line ends.
+    for line in output.read_text(encoding="utf-8").split("\n"):
+        if line.startswith("H-"):
+            number, _, hypothesis = line[2:].split("\t", 2)
+            found.setdefault(int(number), hypothesis)
+    if sorted(found) != list(range(len(found))):
+        refuse(f"{output} lacks translations of some sentences before number {max(found)}")
+    return [found[number] for number in range(len(found))]
+
+
+def read_speed(output: Path) -> dict[str, float]:
+    """Generation time as fairseq-generate itself reports it, loading excluded.
+
+    Returns:
+        generation_seconds, generated_tokens, tokens_per_second.
+    """
+    match = _SPEED.search(output.read_text(encoding="utf-8"))
+    if not match:
+        refuse(f"{output} lacks fairseq-generate's line on its speed")
+    return {
+        "generation_seconds": float(match[3]),
+        "generated_tokens": int(match[2].replace(",", "")),
+        "tokens_per_second": float(match[4]),
+    }
+
+
+def bleu_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    """Corpus BLEU of detokenised text, mixed case and lower-cased.
+
+    Returns:
+        bleu, bleu_lowercased (0 to 100) and the sacreBLEU signature of each.
+    """
+    scores: dict[str, Any] = {}
+    for suffix, lowercase in (("", False), ("_lowercased", True)):
+        metric = BLEU(lowercase=lowercase)
+        scores[f"bleu{suffix}"] = round(metric.corpus_score(hypotheses, [references]).score, 4)
+        scores[f"bleu{suffix}_signature"] = str(metric.get_signature())
+    return scores
+
+
+def read_references(data: str | Path, subset: str) -> list[str]:
+    """Raw text of the target side, one sentence a line."""
+    _, target = language_pair(data, subset)
+    path = Path(data) / "text" / f"{subset}.{target}"
+    if not path.is_file():
+        refuse(f"--data {data} lacks text/{subset}.{target}, the reference for BLEU")
+    with refusing(f"{path} cannot be read as text", OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, as far as it matters for speed: CPU model, cores, threads, GPU."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
+        cpu = match[1] if match else cpu
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    threads = torch.get_num_threads()
+    return {"cpu": cpu, "cores": os.cpu_count(), "threads": threads, "gpu": gpu}
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, with "-dirty" when files differ; None outside a checkout."""
+    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--abbrev=40", "--dirty"]
+    try:
+        result = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True)
+    except OSError:
+        return None
+    return result.stdout.strip() or None
+
+
+def training_facts(checkpoint: Path) -> dict[str, Any]:
+    """What the training scripts left beside a checkpoint: command line and wall seconds."""
+    facts: dict[str, Any] = {}
+    # Files of these names that the scripts did not write tell nothing.
+    with suppress(OSError, ValueError):
+        text = (checkpoint.parent / "command.txt").read_text(encoding="utf-8")
+        facts["train_command"] = text.strip()
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        finished = json.loads((checkpoint.parent / "finished.json").read_text(encoding="utf-8"))
+        facts["train_seconds"] = finished["train_seconds"]
+    return facts
+
+
+def evaluate(
+    checkpoint: str | Path,
+    data: str | Path,
+    settings: GenerationSettings | None = None,
+    tolerance: float = 0.0,
+) -> dict[str, Any]:
+    """Generate, score and measure one checkpoint.
+
+    Args:
+        checkpoint: any checkpoint of fairseq's translation.
+        data: prepared corpus.
+        settings: how to generate.
+        tolerance: prunable weights with |w| < tolerance are zeroed in a temporary copy
+            first, which is then both measured and generated from.
+
+    Returns:
+        One record for a results file. The generation's output stays beside the checkpoint.
+    """
+    settings = settings or GenerationSettings()
+    checkpoint = Path(checkpoint)
+    references = read_references(data, settings.subset)
+    model = load_model(checkpoint, data)  # before anything is written: it may refuse
+    with tempfile.TemporaryDirectory(prefix="neuroprune-") as folder:
+        path, name = checkpoint, f"{checkpoint.stem}.{settings.suffix()}"
+        if tolerance:
+            path, name = Path(folder) / checkpoint.name, f"{name}.tolerance-{tolerance:g}"
+            write_without_small_weights(checkpoint, path, tolerance, data)
+            model = load_model(path, data)
+        output = checkpoint.parent / f"{name}.txt"
+        generate(path, data, settings, output, len(references))
+    hypotheses = read_hypotheses(output)
+    if len(hypotheses) != len(references):
+        refuse(f"{output}: {len(hypotheses)} translations, but {len(references)} references")
+    return {
+        **bleu_scores(hypotheses, references),
+        **measure(model),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **read_speed(output),
+        **training_facts(checkpoint),
+        "checkpoint": str(checkpoint),
+        "data": str(data),
+        "tolerance": tolerance,
+        "generation_settings": settings.arguments(),
+        "git_commit": git_commit(),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+        "fairseq": fairseq.__version__,
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }

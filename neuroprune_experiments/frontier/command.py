@@ -1,0 +1,219 @@
+"""``neuroprune-frontier``: run a study, plot its results, print them as tables."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from neuroprune_experiments.frontier.methods import METHODS, parse_grid
+from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
+
+PROG = "neuroprune-frontier"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+RUN_HELP = """\
+Fine-tune a pretrained checkpoint with many settings of one method and evaluate every model on
+the validation and the test set. Any number of workers may run the same command at once; a
+finished run is never repeated, and a run whose worker died is gone on with. In RUN_DIR:
+results.jsonl (one line per run), study.journal (Optuna's storage), a folder per run.
+What follows -- goes to the script finetune_*.sh, and what that does not know to fairseq-train."""
+
+GRID_HELP = """\
+settings to run: 'paper' (NeuroPrune's 6 x 2 x 16), or values for each option, as in
+'attn-penalty-weight=1e-4,1e-3;head-distance-threshold=0.2,0.3'"""
+
+
+def _number(kind: Callable, low: float, high: float, text: str) -> Callable[[str], float]:
+    """An argparse type: a number within bounds, ``text`` says which."""
+
+    def parse(value: str) -> float:
+        try:
+            number = kind(value)
+        except ValueError:
+            number = None
+        if number is None or not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{value} must be {text}")
+        return number
+
+    return parse
+
+
+_count = _number(int, 1, 10**9, "a whole number above 0")
+
+
+def _list_of(kind: Callable[[str], float]) -> Callable[[str], list]:
+    def parse(value: str) -> list:
+        found = [kind(part) for part in value.split(",") if part.strip()]
+        if not found or len({*found}) < len(found):
+            raise argparse.ArgumentTypeError(f"{value!r} must be different numbers, as in 1,2,3")
+        return found
+
+    return parse
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--method", required=True, choices=[*METHODS], metavar="NAME", help=", ".join(METHODS))
+    add("--data", required=True, type=Path, metavar="DIR", help="prepared corpus")
+    add("--pretrained", required=True, type=Path, metavar="CKPT", help="checkpoint to start from")
+    add("--out", required=True, type=Path, metavar="RUN_DIR", help="made where missing")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--grid", metavar="GRID", help=GRID_HELP)
+    which.add_argument(
+        "--trials",
+        type=_count,
+        metavar="N",
+        help="let a multi-objective sampler choose N settings in all (validation BLEU, heads "
+        "kept, sparsity)",
+    )
+    seeds = _list_of(_number(int, 0, 2**31, "a whole number of at least 0"))
+    add("--seeds", type=seeds, default=[1], metavar="N,N", help="every setting with each (1)")
+    add("--epochs", type=_count, default=15, metavar="N", help="length of a training (15)")
+    add(
+        "--tolerance",
+        type=_number(float, 0.0, 1e9, "a number of at least 0"),
+        default=1e-3,
+        metavar="T",
+        help="weights with |w| < T are zeroed before a model is measured and translates (1e-3)",
+    )
+    add("--jobs", type=_count, default=1, metavar="N", help="runs at a time (1)")
+    add(
+        "--storage",
+        metavar="URL",
+        help="Optuna's database for workers without a common file system, such as "
+        "postgresql://HOST/NAME (default: study.journal in RUN_DIR)",
+    )
+    add("--study", metavar="NAME", help="name in the storage (default: RUN_DIR's name)")
+    add("--scripts", type=Path, default=SCRIPTS, metavar="DIR", help="folder of finetune_*.sh")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog=PROG, description=__doc__.partition(": ")[2])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run|plot|table")
+    raw = argparse.RawDescriptionHelpFormatter
+    run = commands.add_parser(
+        "run", help="search a method's settings", description=RUN_HELP, formatter_class=raw
+    )
+    run.set_defaults(action=_run)
+    _add_run(run)
+    plot = commands.add_parser("plot", help="draw BLEU, heads and sparsity of some results")
+    plot.set_defaults(action=_plot)
+    plot.add_argument("results", nargs="+", metavar="RESULTS", help="results.jsonl of a study")
+    plot.add_argument("--out", required=True, metavar="PREFIX", help="PREFIX.png, .svg and .csv")
+    plot.add_argument("--overwrite", action="store_true", help="replace them if they exist")
+    plot.add_argument(
+        "--bands",
+        type=_list_of(_number(float, 0, 100, "a BLEU between 0 and 100")),
+        metavar="BLEU,BLEU",
+        help="edges of the validation BLEU bands (default: three, from 80 %% of the best up)",
+    )
+    table = commands.add_parser("table", help="best BLEU by number of heads; hypervolumes")
+    table.set_defaults(action=_table)
+    table.add_argument("results", nargs="+", metavar="RESULTS", help="results.jsonl of a study")
+    table.add_argument(
+        "--at-most",
+        type=_list_of(_number(int, 0, 10**9, "a number of heads")),
+        default=[],
+        metavar="HEADS,HEADS",
+        help="a row for each of these, a method's best run with at most so many heads "
+        "(default: every number that occurs)",
+    )
+    return parser
+
+
+def _check_scripts(folder: Path, method: str) -> None:
+    for name in (METHODS[method].script, "evaluate.sh"):
+        if not (folder / name).is_file():
+            refuse(f"--scripts {folder} lacks {name}; name the checkout's folder scripts")
+
+
+def _make_folder(out: Path) -> None:
+    with refusing(f"--out {out} cannot be made; name another folder", OSError):
+        out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        refuse(f"--out {out} cannot be written to")
+
+
+def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
+    grid = parse_grid(args.method, args.grid) if args.grid is not None else []
+    _check_scripts(args.scripts, args.method)
+    # After the command line, since this takes seconds.
+    from neuroprune_experiments.frontier.run_queue import Plan, Queue
+    from neuroprune_experiments.frontier.runner import Experiment, ScriptRunner
+    from neuroprune_experiments.frontier.study import experiment_facts, open_study
+    from neuroprune_experiments.frontier.worker import Worker
+    from neuroprune_fairseq.files.checkpoint import load_model, model_flags, read_checkpoint
+    from neuroprune_fairseq.method.sparsity import measure
+
+    if not args.data.is_dir():
+        refuse(f"--data {args.data}: no such folder; scripts/prepare.sh makes one")
+    architecture = " ".join(model_flags(read_checkpoint(args.pretrained)))
+    heads_total = measure(load_model(args.pretrained, args.data))["heads_total"]
+    _make_folder(args.out)
+    experiment = Experiment(
+        *(args.method, args.data, args.pretrained, args.out),
+        *(args.epochs, args.tolerance, tuple(flags), args.scripts),
+    )
+    facts = experiment_facts(experiment, architecture)
+    plan = Plan(args.seeds, grid, args.trials or 0, heads_total)
+    try:
+        with refusing(f"--out {args.out} cannot be written; the same command goes on", OSError):
+            study = open_study(
+                experiment, facts, args.storage, args.study or args.out.resolve().name
+            )
+            queue = Queue(study, args.method, args.out, plan)
+            Worker(queue, ScriptRunner(experiment, args.jobs), args.jobs).work()
+    except KeyboardInterrupt:
+        print(f"{PROG}: stopped; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _plot(args: argparse.Namespace, flags: Sequence[str]) -> None:
+    from neuroprune_experiments.frontier.figures import draw_frontier, write_points
+    from neuroprune_experiments.frontier.records import read_results
+
+    if args.bands and len(args.bands) < 2:
+        refuse("--bands needs at least two edges, as in --bands 30,32,34")
+    records = read_results(args.results)
+    targets = [Path(f"{args.out}.{suffix}") for suffix in ("png", "svg", "csv")]
+    folder = targets[0].parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        refuse(f"--out {args.out}: {folder} is no folder that can be written to")
+    taken = [str(path) for path in targets if path.exists()]
+    if taken and not args.overwrite:
+        refuse(f"--out {args.out}: {taken[0]} exists; --overwrite replaces it")
+    edges = sorted(args.bands or [])
+    with refusing(f"--out {args.out} cannot be written; make room or name another", OSError):
+        print("Picture:", *draw_frontier(records, args.out, edges))
+        print("Points:", write_points(records, targets[2], edges))
+
+
+def _table(args: argparse.Namespace, flags: Sequence[str]) -> None:
+    from neuroprune_experiments.frontier.records import read_results
+    from neuroprune_experiments.frontier.table import format_tables
+
+    print(format_tables(read_results(args.results), args.at_most))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``neuroprune-frontier``.
+
+    Args:
+        argv: arguments without the program's name; None reads the command line.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    flags: list[str] = []
+    if "--" in arguments:
+        place = arguments.index("--")
+        arguments, flags = arguments[:place], arguments[place + 1 :]
+    # fairseq lets its own advice and other packages' debugging through.
+    logging.getLogger().setLevel(logging.WARNING)
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if flags and args.command != "run":
+        parser.error(f"{args.command} passes nothing on: drop what follows --")
+    args.action(args, flags)

@@ -1,0 +1,234 @@
+"""One run: fine-tune through the shell scripts, evaluate on valid and test, one record."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neuroprune_experiments.frontier.methods import (
+    METHODS,
+    Settings,
+    run_key,
+    run_name,
+    script_options,
+)
+
+# How long (s) a stopped training may take to end by itself.
+PATIENCE = 20
+
+
+class RunFailedError(Exception):
+    """A script ended with an error; the text is its last line."""
+
+
+class StoppedError(Exception):
+    """The run was stopped from outside, and can be gone on with."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What all runs of a study have in common."""
+
+    method: str
+    data: Path
+    pretrained: Path
+    out: Path
+    epochs: int
+    tolerance: float
+    flags: tuple[str, ...]
+    scripts: Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """One setting with one seed."""
+
+    method: str
+    settings: Settings
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Equal for equal runs."""
+        return run_key(self.method, self.settings, self.seed)
+
+    @property
+    def name(self) -> str:
+        """Its folder in the run folder."""
+        return run_name(self.method, self.settings, self.seed)
+
+
+def try_lock(path: Path, wait: bool = False) -> int | None:
+    """Lock a file against other threads, processes and (where it has locks) machines.
+
+    Args:
+        path: made with its folder where missing; never removed.
+        wait: until it is free.
+
+    Returns:
+        A file descriptor that holds the lock until it is closed here and in every process
+        it was passed to; None if another holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def claim(out: Path, run: Run) -> int | None:
+    """The lock of a run's folder, as :func:`try_lock`.
+
+    The scripts inherit it: a training that outlives a killed worker keeps its folder.
+    """
+    return try_lock(out / run.name / ".claim")
+
+
+class ScriptRunner:
+    """Runs experiments through finetune_*.sh and evaluate.sh; what is done is not repeated."""
+
+    def __init__(self, experiment: Experiment, jobs: int = 1) -> None:
+        self.experiment = experiment
+        self._environment = {"NEUROPRUNE_PYTHON": sys.executable, **os.environ}
+        if jobs > 1:  # threads that wait for a core by spinning cost more than they bring
+            threads = max(1, (os.cpu_count() or 1) // jobs)
+            self._environment.setdefault("OMP_NUM_THREADS", str(threads))
+        self._processes: set[subprocess.Popen] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def __call__(self, run: Run, descriptor: int) -> dict[str, Any]:
+        """Do one run.
+
+        Args:
+            run: what to train.
+            descriptor: the claim of its folder.
+
+        Returns:
+            Its line for results.jsonl.
+
+        Raises:
+            RunFailedError: a script failed; its output is in frontier.log of the folder.
+            StoppedError: :meth:`stop` was called.
+        """
+        self._call(run, descriptor, self.training_command(run))
+        valid = self._evaluate(run, descriptor, "valid")
+        test = self._evaluate(run, descriptor, "test")
+        return {
+            **test,
+            "label": run.name,
+            "method": run.method,
+            "settings": run.settings,
+            "seed": run.seed,
+            "epochs": self.experiment.epochs,
+            "flags": list(self.experiment.flags),
+            "valid_bleu": valid["bleu"],
+        }
+
+    def stop(self) -> None:
+        """End what is running; every call that waits for it raises StoppedError."""
+        with self._lock:
+            self._stopped = True
+            for process in self._processes:
+                _signal_group(process, signal.SIGTERM)
+
+    def training_command(self, run: Run) -> list[str]:
+        """The command line that fine-tunes one setting; what was passed on comes first."""
+        experiment = self.experiment
+        return [
+            *("bash", str(experiment.scripts / METHODS[run.method].script), *experiment.flags),
+            *("--data", str(experiment.data), "--pretrained", str(experiment.pretrained)),
+            *("--save-dir", str(experiment.out / run.name), "--epochs", str(experiment.epochs)),
+            *("--seed", str(run.seed), *script_options(run.method, run.settings)),
+        ]
+
+    def _evaluate(self, run: Run, descriptor: int, subset: str) -> dict[str, Any]:
+        """evaluate.sh's record of a part of the corpus, made if it is not there."""
+        experiment, folder = self.experiment, self.experiment.out / run.name
+        results = folder / f"{subset}.jsonl"
+        if record := _last_record(results, experiment.tolerance):
+            return record
+        command = ["bash", str(experiment.scripts / "evaluate.sh")]
+        command += ["--data", str(experiment.data), "--label", run.name, "--subset", subset]
+        command += ["--checkpoint", str(folder / "checkpoint_last.pt")]
+        command += ["--tolerance", f"{experiment.tolerance:g}", "--results", str(results)]
+        self._call(run, descriptor, command)
+        record = _last_record(results, experiment.tolerance)
+        if record is None:
+            raise RunFailedError(f"evaluate.sh wrote no record into {results}")
+        return record
+
+    def _call(self, run: Run, descriptor: int, command: list[str]) -> None:
+        """Run one script to its end, its output into frontier.log."""
+        log = self.experiment.out / run.name / "frontier.log"
+        # Its other end is open as long as any process of the script lives.
+        alive, other_end = os.pipe()
+        with log.open("ab") as output:
+            begin = output.tell()
+            try:
+                process = self._start(command, output, (descriptor, other_end))
+            finally:
+                os.close(other_end)
+            status = process.wait()
+        with self._lock:
+            self._processes.discard(process)
+        if self._stopped and not select.select([alive], [], [], PATIENCE)[0]:
+            _signal_group(process, signal.SIGKILL)
+        os.close(alive)
+        if self._stopped:
+            raise StoppedError
+        if status:
+            with log.open("rb") as output:
+                output.seek(begin)
+                lines = output.read().decode("utf-8", "replace").split("\n")
+            said = [line.strip() for line in lines if line.strip()] or [f"exit status {status}"]
+            raise RunFailedError(said[-1])
+
+    def _start(
+        self, command: list[str], output: Any, descriptors: tuple[int, int]
+    ) -> subprocess.Popen:
+        with self._lock:
+            if self._stopped:
+                raise StoppedError
+            # A session of its own: Ctrl-C reaches us alone, and stop() reaches all of it.
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                pass_fds=descriptors,
+                start_new_session=True,
+            )
+            self._processes.add(process)
+        return process
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        os.killpg(process.pid, number)
+
+
+def _last_record(path: Path, tolerance: float) -> dict[str, Any] | None:
+    """The last record of evaluate.sh in a file, None if there is none of this tolerance."""
+    try:
+        lines = path.read_text(encoding="utf-8").strip().split("\n")
+        record = json.loads(lines[-1])
+    except (OSError, ValueError):
+        return None
+    if isinstance(record, dict) and "bleu" in record and record.get("tolerance") == tolerance:
+        return record
+    return None

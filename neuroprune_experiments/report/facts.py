@@ -1,0 +1,216 @@
+"""What the report shows of one model, as small arrays, so that the model itself can go."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neuroprune_fairseq.compact.cutting import shapes
+from neuroprune_fairseq.compact.modules import SelectedLinear
+from neuroprune_fairseq.method.redundancy import head_importance
+from neuroprune_fairseq.method.sparsity import head_mask, measure
+from neuroprune_fairseq.structure import (
+    AttentionBlock,
+    MLPBlock,
+    RemovedAttention,
+    attention_blocks,
+    attention_kind,
+    mlp_blocks,
+    removed_attention,
+)
+
+# A pattern has at most this many cells per side; the longer side of an MLP matrix twice as many.
+CELLS = 64
+LEVELS = 15  # shades of a cell above empty
+MLP_PARTS = ("fc1", "fc2")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Where a matrix has weights left."""
+
+    shape: tuple[int, int]  # of the matrix
+    full_shape: tuple[int, int]  # before anything was cut
+    cells: np.ndarray  # (<= CELLS or 2 CELLS, the same), uint8: share of nonzeros, 0 ... LEVELS
+
+
+@dataclass(frozen=True)
+class AttentionFacts:
+    """One attention module."""
+
+    name: str
+    kind: str
+    num_heads: int  # of the architecture, before anything was cut
+    heads_kept: int
+    head_mask: np.ndarray | None  # (num_heads,), bool; None: cut, and nobody noted which
+    importance: np.ndarray | None  # (num_heads,), Section 5.3; None where head_mask is
+    patterns: tuple[Pattern, ...]  # Q, K, V, rows are input dimensions; () without heads
+
+    @property
+    def layer(self) -> int:
+        """Number of its layer in encoder or decoder."""
+        return int(self.name.split(".")[-2])
+
+    @property
+    def heads_removed(self) -> int:
+        return self.num_heads - self.heads_kept
+
+
+@dataclass(frozen=True)
+class MLPFacts:
+    """One (fc1, fc2) pair; dictionaries by MLP_PARTS."""
+
+    name: str
+    degrees: dict[str, np.ndarray]  # (rows before any cut,), long: nonzero entries of each
+    patterns: dict[str, Pattern]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One model."""
+
+    label: str
+    method: str
+    is_compact: bool
+    parameters: int
+    num_updates: int | None
+    sparsity: dict[str, Any]  # as sparsity.measure returns it
+    attention: tuple[AttentionFacts, ...] = field(repr=False)
+    mlps: tuple[MLPFacts, ...] = field(repr=False)
+
+    @property
+    def heads_total(self) -> int:
+        """Of the architecture, before anything was cut."""
+        return sum(module.num_heads for module in self.attention)
+
+    @property
+    def heads_kept(self) -> int:
+        return sum(module.heads_kept for module in self.attention)
+
+    @property
+    def heads_removed(self) -> int:
+        return self.heads_total - self.heads_kept
+
+    @property
+    def knows_positions(self) -> bool:
+        """Whether it is known which heads were removed."""
+        return all(module.head_mask is not None for module in self.attention)
+
+
+def shares(nonzero: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
+    """Share of True in the cells of a grid.
+
+    Args:
+        nonzero: (rows, columns), bool.
+        cells: most cells per side; a cell is as small as that allows, and of whole entries.
+
+    Returns:
+        (<= cells[0], <= cells[1]), float64; the last row and column may cover less.
+    """
+    counts, sizes = nonzero.astype(np.int64), np.ones(nonzero.shape, dtype=np.int64)
+    for axis, most in enumerate(cells):
+        starts = np.arange(0, nonzero.shape[axis], -(-nonzero.shape[axis] // most) or 1)
+        counts, sizes = (np.add.reduceat(array, starts, axis=axis) for array in (counts, sizes))
+    return counts / sizes
+
+
+def make_pattern(
+    weight: Tensor, full_shape: tuple[int, int], cells: tuple[int, int] = (CELLS, CELLS)
+) -> Pattern:
+    """The pattern of a matrix; a cell is 0 only where all its entries are zero.
+
+    Args:
+        weight: (rows, columns), at least one of each.
+        full_shape: rows and columns before anything was cut.
+        cells: most cells per side.
+    """
+    levels = np.ceil(shares(weight.ne(0).cpu().numpy(), cells) * LEVELS)
+    return Pattern(tuple(weight.shape), full_shape, levels.astype(np.uint8))
+
+
+def _full_weight(linear: nn.Linear) -> Tensor:
+    return linear.full_weight() if isinstance(linear, SelectedLinear) else linear.weight
+
+
+def _attention_facts(
+    name: str, block: AttentionBlock | RemovedAttention, kept: list[int] | None
+) -> AttentionFacts:
+    """Facts of a module.
+
+    Args:
+        name: of the module.
+        block: the module, or what a compact model has in its place.
+        kept: numbers of the heads that were not cut out, None where nobody noted them.
+    """
+    heads, is_there = block.full_num_heads, isinstance(block, AttentionBlock)
+    mask = head_mask(block).numpy() if is_there else np.zeros(0, dtype=bool)
+    scores = head_importance(block).numpy() if is_there else np.zeros(0, dtype=np.float32)
+    patterns = _attention_patterns(block) if is_there else ()
+    if len(mask) in (0, heads):
+        kept = list(range(len(mask)))
+    full_mask = full_scores = None
+    if kept is not None and len(kept) == len(mask):
+        full_mask, full_scores = np.zeros(heads, dtype=bool), np.zeros(heads, dtype=np.float32)
+        full_mask[kept], full_scores[kept] = mask, scores
+    kind, count = attention_kind(name), int(mask.sum())
+    return AttentionFacts(name, kind, heads, count, full_mask, full_scores, patterns)
+
+
+def _attention_patterns(block: AttentionBlock) -> tuple[Pattern, ...]:
+    """Q, K and V as the paper writes them."""
+    weights = [_full_weight(p).T for p in (block.q_proj, block.k_proj, block.v_proj)]
+    columns = block.full_num_heads * block.head_dim
+    return tuple(make_pattern(weight, (weight.shape[0], columns)) for weight in weights)
+
+
+def _mlp_facts(block: MLPBlock) -> MLPFacts:
+    """Facts of an MLP; neurons that were cut out have no connections."""
+    (fc1, fc2), neurons = block.prunable_weights, block.full_ffn_embed_dim
+    patterns = {
+        "fc1": make_pattern(fc1, (neurons, fc1.shape[1]), (2 * CELLS, CELLS)),
+        "fc2": make_pattern(fc2, (fc2.shape[0], neurons), (CELLS, 2 * CELLS)),
+    }
+    degrees = {"fc1": fc1.ne(0).sum(dim=1), "fc2": fc2.ne(0).sum(dim=1)}
+    degrees["fc1"] = nn.functional.pad(degrees["fc1"], (0, neurons - len(fc1)))
+    return MLPFacts(block.name, {part: d.cpu().numpy() for part, d in degrees.items()}, patterns)
+
+
+@torch.no_grad()
+def take_facts(
+    model: nn.Module,
+    settings: Namespace,
+    label: str,
+    method: str,
+    num_updates: int | None = None,
+) -> ModelFacts:
+    """Everything that the report shows of a model.
+
+    Args:
+        model: a fairseq Transformer, compact or not, on the CPU; exact zeros count as zero.
+        settings: its model settings; of a compact model they say which heads are left.
+        label: how the report calls it.
+        method: of the frontier's methods, or "dense".
+        num_updates: how long it was trained.
+    """
+    blocks = {b.name: b for b in (*attention_blocks(model), *removed_attention(model))}
+    kept = getattr(settings, "neuroprune_heads", {})
+    modules = [
+        _attention_facts(name, blocks[name], kept.get(name))
+        for name in shapes(model)  # in forward order, removed ones too
+        if name in blocks
+    ]
+    return ModelFacts(
+        label=label,
+        method=method,
+        is_compact=hasattr(settings, "neuroprune_shapes"),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_updates=num_updates,
+        sparsity=measure(model),
+        attention=tuple(modules),
+        mlps=tuple(map(_mlp_facts, mlp_blocks(model))),
+    )

@@ -1,0 +1,178 @@
+"""``neuroprune-export --engine ctranslate2 IN OUT_DIR``: a model for a fast engine, checked."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from neuroprune_fairseq.compact.files import check_settings, settings_of
+from neuroprune_fairseq.files.checkpoint import load_model_and_task, read_checkpoint, settings_group
+from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
+
+QUANTIZATIONS = ("int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16")
+QUANTIZATIONS += ("float16", "bfloat16", "float32")
+SAME, SCORE_LIMIT = 0.99, 1e-3
+MODEL_FILE = "model.bin"  # what an exported model is known by
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="neuroprune-export",
+        description="Export a checkpoint of fairseq's transformer, compact or not. What is pruned "
+        "is cut out on the way. Before OUT_DIR gets its name, the export must translate "
+        "sentences of the corpus as fairseq-generate does.",
+    )
+    parser.add_argument("input", metavar="IN", help="checkpoint")
+    parser.add_argument("output", metavar="OUT_DIR", help="folder to write")
+    parser.add_argument("--engine", choices=["ctranslate2"], default="ctranslate2")
+    parser.add_argument(
+        "--quantization",
+        choices=QUANTIZATIONS,
+        help="how the engine stores weights; the check is done in fp32 before (default: fp32)",
+    )
+    parser.add_argument(
+        "--data", help="prepared corpus with the dictionaries (default: as in training)"
+    )
+    parser.add_argument(
+        "--sentencepiece-model",
+        metavar="FILE",
+        help="put beside the model as spm.model (default: spm.model of the corpus, if it has one)",
+    )
+    parser.add_argument("--subset", default="test", help="part of the corpus for the check")
+    parser.add_argument(
+        "--sentences", type=int, default=500, metavar="N", help="number of sentences for the check"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT_DIR if it exists")
+    return parser
+
+
+def _check_sentences(task: Any, subset: str, wanted: int, data: str) -> tuple[Any, range]:
+    """The dataset of the parity check and the numbers of its sentences."""
+    with refusing(f"--subset {subset}: {data} holds no such text; scripts/prepare.sh makes it"):
+        task.load_dataset(subset)
+    dataset = task.dataset(subset)
+    return dataset, range(min(wanted, len(dataset)))
+
+
+def _sentencepiece_model(named: str | None, data: str) -> Path | None:
+    path = Path(named or Path(data) / "spm.model")
+    if path.is_file():
+        return path
+    if named:
+        refuse(f"--sentencepiece-model {named}: no such file")
+    return None
+
+
+def _check_parity(folder: Path, model: nn.Module, task: Any, dataset: Any, numbers: range) -> str:
+    """Compare the fp32 export with fairseq.
+
+    Returns:
+        One line on how far they agree.
+
+    Raises:
+        SystemExit: when they agree too little.
+    """
+    from neuroprune_fairseq.export import parity
+
+    expected = parity.fairseq_translations(model, dataset, task.target_dictionary, numbers)
+    engine = parity.Engine(folder, dataset, task.source_dictionary, numbers)
+    agreement = parity.compare(expected, engine.translations(), engine.scores(expected))
+    line = (
+        f"{agreement.same:.1%} of {len(numbers)} translations are those of fairseq, "
+        f"scores differ by at most {agreement.score_difference:.1e}"
+    )
+    if agreement.same < SAME or not agreement.score_difference <= SCORE_LIMIT:
+        refuse(f"the export does not translate as fairseq does ({line}); nothing was written")
+    return line
+
+
+def _finish(folder: Path, data: str, task: Any, spm: Path | None) -> None:
+    """Put the dictionaries and the sentencepiece model beside the exported model."""
+    for language in {task.cfg.source_lang, task.cfg.target_lang}:
+        shutil.copy(Path(data) / f"dict.{language}.txt", folder)
+    if spm:
+        shutil.copy(spm, folder / "spm.model")
+
+
+def _move(folder: Path, out: Path) -> None:
+    """Give the finished folder its name, in place of an old one, which stays if that fails."""
+    old = out.with_name(f"{out.name}.{os.getpid()}.old")
+    if out.exists():
+        os.replace(out, old)
+    try:
+        os.replace(folder, out)
+    except OSError:
+        os.replace(old, out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _export(arguments: argparse.Namespace, settings: Any, data: str) -> str:
+    from neuroprune_fairseq.export.converter import ModelConverter
+
+    out, spm = Path(arguments.output), _sentencepiece_model(arguments.sentencepiece_model, data)
+    model, task = load_model_and_task(arguments.input, data)
+    model = model.float().eval()
+    dataset, numbers = _check_sentences(task, arguments.subset, arguments.sentences, data)
+    converter = (model, settings, task.source_dictionary, task.target_dictionary)
+    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+    try:
+        with refusing(f"OUT_DIR {out} cannot be written; make room or name another", OSError):
+            ModelConverter(*converter).convert(str(temporary))
+            line = _check_parity(temporary, model, task, dataset, numbers)
+            if arguments.quantization:
+                ModelConverter(*converter).convert(
+                    str(temporary), quantization=arguments.quantization, force=True
+                )
+            _finish(temporary, data, task, spm)
+            _move(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if spm is None:
+        line += f"\nno spm.model in {data}: name one with --sentencepiece-model for raw text"
+    return line
+
+
+def _corpus(arguments: argparse.Namespace, state: dict[str, Any]) -> str:
+    trained_on = str(getattr(settings_group(state, "task"), "data", ""))
+    data = arguments.data or trained_on.split(os.pathsep)[0]
+    if not data or not Path(data).is_dir():
+        refuse(f"{data}: no such corpus; name the prepared corpus with --data")
+    return data
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``neuroprune-export``.
+
+    Args:
+        argv: arguments without the program's name; None reads the command line.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if importlib.util.find_spec("ctranslate2") is None:
+        parser.error("--engine ctranslate2 needs the package of that name: pip install ctranslate2")
+    out = Path(arguments.output)
+    if arguments.sentences < 1:
+        parser.error(f"--sentences {arguments.sentences} must be at least 1")
+    if not out.parent.is_dir():
+        parser.error(f"OUT_DIR {out}: {out.parent} is no folder")
+    if out.exists() and not arguments.overwrite:
+        parser.error(f"OUT_DIR {out} exists; --overwrite replaces an exported model")
+    if out.exists() and not (out.is_dir() and (out / MODEL_FILE).is_file()):
+        parser.error(f"OUT_DIR {out} is no exported model; name another folder")
+    state = read_checkpoint(arguments.input)
+    settings = settings_of(state, arguments.input)
+    check_settings(settings, arguments.input)
+    from neuroprune_fairseq.export.converter import unsupported
+
+    if wrong := unsupported(settings):
+        refuse(f"{arguments.input}: CTranslate2 has no counterpart for {', '.join(wrong)}")
+    line = _export(arguments, settings, _corpus(arguments, state))
+    print(f"{line}\n{out}: {sum(f.stat().st_size for f in out.iterdir()):,} bytes")

@@ -1,0 +1,1 @@
+"""The method: penalties, redundancy, pruning, importance, sparsity; pure, without fairseq."""

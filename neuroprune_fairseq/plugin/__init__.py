@@ -1,0 +1,1 @@
+"""All that lives in fairseq: tasks, criterions, resuming, workers, precision."""

@@ -1,0 +1,233 @@
+"""What today's torch and Python need so that fairseq runs, and runs safely.
+
+The one place for version checks and for workarounds of fairseq; each has its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import functools
+import importlib
+import importlib.util
+import logging
+import re
+import typing
+from contextlib import suppress
+from pathlib import Path
+
+from neuroprune_fairseq.files.errors import reason, refuse, refusing
+
+# torch 2.6 is the first release whose torch.load refuses to run code by default.
+MINIMUM_TORCH = (2, 6)
+MINIMUM_FAIRSEQ = (0, 12)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """'2.13.0+cpu' -> (2, 13, 0); a part that is no number ends it."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def check_version(package: str, version: str | None, minimum: tuple[int, ...]) -> None:
+    """Leave with one line when ``package`` is missing or older than ``minimum``.
+
+    Args:
+        package: name for the message.
+        version: its version, None when it is not installed.
+        minimum: smallest supported release.
+
+    Raises:
+        SystemExit: one line that names the package and the way out. Not an
+            ImportError, since inside fairseq-train that would end as a traceback.
+    """
+    wanted = ".".join(map(str, minimum))
+    if version is None:
+        found = "is not installed"
+    elif _release(version) < minimum:
+        found = f"{version} is too old"
+    else:
+        return
+    raise SystemExit(
+        f"neuroprune_fairseq: {package} {found}; {package} >= {wanted} is needed "
+        "(in a checkout: pip install -c constraints.txt -e '.[fairseq]')"
+    )
+
+
+def check_environment() -> None:
+    """Leave with one clear line when torch or fairseq is missing or too old."""
+    # fairseq's import advises to install packages for speech, before any line of ours.
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+    for package, minimum in (("torch", MINIMUM_TORCH), ("fairseq", MINIMUM_FAIRSEQ)):
+        if importlib.util.find_spec(package) is None:
+            check_version(package, None, minimum)
+        module = importlib.import_module(package)
+        check_version(package, getattr(module, "__version__", "0"), minimum)
+
+
+def allow_fairseq_checkpoints() -> None:
+    """Let torch.load read fairseq's checkpoints without weights_only=False.
+
+    fairseq stores its configuration as argparse.Namespace, which torch's safe
+    loader refuses; a Namespace only holds attributes, so allowing it runs no code.
+    """
+    import torch
+
+    torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+def tell_tasks_their_trainer() -> None:
+    """Hand the trainer to a task's ``use_trainer`` when an epoch begins.
+
+    A model that gets smaller needs another optimizer and another data-parallel wrapper.
+    fairseq's Trainer makes them anew (``reinitialize``), but its hooks hand a task the model
+    alone, and nothing that a task is given leads to the trainer.
+    """
+    from fairseq.trainer import Trainer
+
+    original = Trainer.begin_epoch
+    if hasattr(original, "__wrapped__"):
+        return  # told already
+
+    @functools.wraps(original)
+    def begin_epoch(trainer, epoch):
+        if hasattr(trainer.task, "use_trainer"):
+            trainer.task.use_trainer(trainer)
+        return original(trainer, epoch)
+
+    Trainer.begin_epoch = begin_epoch
+
+
+def allow_fairseq_broadcasts() -> None:
+    """Let several workers exchange what the first one read from a checkpoint.
+
+    fairseq sends it through torch.save and torch.load, with its settings as OmegaConf's
+    containers and with placeholders for tensors. All of these only hold values.
+    """
+    import omegaconf
+    import torch
+    from fairseq.distributed import utils
+
+    containers = [omegaconf.DictConfig, omegaconf.ListConfig, omegaconf.AnyNode]
+    details = [omegaconf.base.ContainerMetadata, omegaconf.base.Metadata, typing.Any]
+    plain = [dict, int, list, collections.defaultdict]
+    allowed = [*containers, *details, *plain, utils._TensorPlaceholder]
+    torch.serialization.add_safe_globals(allowed)
+
+
+def _when_loaded(mend: typing.Callable[[dict[str, typing.Any]], None]) -> None:
+    """Apply this to the content of every checkpoint that fairseq loads from now on."""
+    from fairseq import checkpoint_utils
+
+    load = checkpoint_utils.load_checkpoint_to_cpu
+    if not hasattr(load, "mends"):
+
+        @functools.wraps(load)
+        def load_and_mend(*args: typing.Any, **kwargs: typing.Any) -> dict[str, typing.Any]:
+            state = load(*args, **kwargs)
+            for mend in load_and_mend.mends:
+                mend(state)
+            return state
+
+        load_and_mend.mends = []
+        checkpoint_utils.load_checkpoint_to_cpu = load_and_mend
+    mends = checkpoint_utils.load_checkpoint_to_cpu.mends
+    if mend not in mends:
+        mends.append(mend)
+
+
+def _with_ema(state: dict[str, typing.Any]) -> None:
+    if isinstance(state.get("extra_state"), dict):
+        state["extra_state"].setdefault("ema", state["model"])
+
+
+def start_ema_from_weights() -> None:
+    """Let a run with --store-ema begin from a checkpoint that holds no EMA.
+
+    fairseq means to start the EMA from the checkpoint's weights, but its Trainer deletes them
+    before it does (KeyError: 'model'), and no hook lies between. So a checkpoint that is
+    loaded from now on gives its weights as its EMA where it has none.
+    """
+    _when_loaded(_with_ema)
+
+
+def _with_best_loss(state: dict[str, typing.Any]) -> None:
+    extra, history = state.get("extra_state") or {}, state.get("optimizer_history")
+    loss, place = extra.get("val_loss"), extra.get("train_iterator") or {}
+    if loss is None or not history or place.get("iterations_in_epoch") != 0:
+        return
+    schedule = history[-1].get("lr_scheduler_state") or {}
+    if "best" in schedule:
+        schedule["best"] = loss if schedule["best"] is None else min(schedule["best"], loss)
+
+
+def remember_best_loss() -> None:
+    """Let a resumed run know the validation loss of the epoch that its checkpoint ends.
+
+    fairseq tells the learning rate's scheduler an epoch's loss after it has saved the epoch's
+    checkpoint, where no hook lies. So the scheduler's best loss is mended as it is loaded.
+    """
+    _when_loaded(_with_best_loss)
+
+
+def refuse_unwritable_save_dirs() -> None:
+    """Let fairseq-train say in one line that it cannot write to its --save-dir.
+
+    It tries before it sets up any task or model, so no hook comes earlier.
+    """
+    from fairseq import checkpoint_utils
+
+    verify = checkpoint_utils.verify_checkpoint_directory
+
+    @functools.wraps(verify)
+    def verify_or_refuse(save_dir: str) -> None:
+        with refusing(f"--save-dir {save_dir} cannot be written to; name another folder", OSError):
+            verify(save_dir)
+
+    checkpoint_utils.verify_checkpoint_directory = verify_or_refuse
+
+
+def _refuse_unwritten(temporary: str, error: Exception) -> typing.NoReturn:
+    with suppress(OSError):
+        Path(temporary).unlink(missing_ok=True)
+    path = temporary.removesuffix(".tmp")
+    advice = "make room and start again; checkpoints from before are as they were"
+    refuse(f"{path} cannot be written ({reason(error)}); {advice}")
+
+
+def write_checkpoints_whole() -> None:
+    """Let a training that is killed, or has no room, leave whole checkpoints and lose none.
+
+    When fairseq fails to write a checkpoint it writes it again behind the torso of the first,
+    and ends with a traceback. It copies a checkpoint right onto an older one, and so may lose
+    both. No hook lies around either.
+    """
+    import torch
+    from fairseq import checkpoint_utils
+
+    manager = checkpoint_utils.PathManager
+    copy = manager.copy
+    if hasattr(copy, "__wrapped__"):
+        return
+
+    def save_once(content: typing.Any, file: typing.IO[bytes]) -> None:
+        try:
+            torch.save(content, file)
+            file.flush()
+        except (OSError, RuntimeError) as error:
+            with suppress(OSError):  # it tries to write what is left
+                file.close()
+            _refuse_unwritten(file.name, error)
+
+    @functools.wraps(copy)
+    def copy_whole(source: str, to: str, overwrite: bool = False) -> typing.Any:
+        temporary = f"{to}.tmp"
+        try:
+            copied = copy(source, temporary, overwrite=True)
+            manager.rename(temporary, to)
+        except OSError as error:
+            _refuse_unwritten(temporary, error)
+        return copied
+
+    checkpoint_utils._torch_persistent_save = save_once
+    manager.copy = staticmethod(copy_whole)

@@ -1,0 +1,1 @@
+"""The pruning methods: who has seen one has seen all."""
