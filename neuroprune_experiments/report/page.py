@@ -45,7 +45,7 @@ def render(
         notes: lines for its end.
     """
     environment = Environment(
-        loader=PackageLoader("neuroprune_fairseq", "report"),
+        loader=PackageLoader("neuroprune_experiments", "report"),
         autoescape=True,
         undefined=StrictUndefined,
     )
