@@ -51,6 +51,7 @@ NEUROPRUNE = [
     *("--criterion", "label_smoothed_cross_entropy_neuroprune"),
 ]
 CROSS_ENTROPY = ["--criterion", "label_smoothed_cross_entropy"]
+PRUNED = ("--task", "translation_neuroprune", "--pruner")
 METHODS = {
     "neuroprune": [
         *(*NEUROPRUNE, "--attn-penalty-weight", "0.005", "--mlp-penalty-weight", "0.05"),
@@ -61,12 +62,28 @@ METHODS = {
         *("--target-heads", "7", "--target-sparsity", "0.6", "--target-interval", "3"),
     ],
     "dsp": [
-        *("--task", "translation_dsp", *CROSS_ENTROPY),
+        *(*PRUNED, "dsp", *CROSS_ENTROPY),
         *("--heads-to-keep", "6", "--cooldown-updates", "25"),
     ],
-    "voita": ["--task", "translation_voita", *CROSS_ENTROPY, "--l0-penalty-weight", "0.5"],
+    "voita": [
+        "--task",
+        "translation_neuroprune",
+        "--pruner",
+        "voita",
+        *CROSS_ENTROPY,
+        "--l0-penalty-weight",
+        "0.5",
+    ],
     "michel": [
-        *("--task", "translation_michel", *CROSS_ENTROPY, "--heads-to-keep", "6"),
+        *(
+            "--task",
+            "translation_neuroprune",
+            "--pruner",
+            "michel",
+            *CROSS_ENTROPY,
+            "--heads-to-keep",
+            "6",
+        ),
         *("--prune-updates", "25", "--prune-steps", "5", "--importance-recompute"),
     ],
 }

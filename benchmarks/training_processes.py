@@ -29,8 +29,8 @@ from fairseq_cli import train
 
 from neuroprune_fairseq.files import run_log
 from neuroprune_fairseq.method import head_selection, pruning
-from neuroprune_fairseq.plugin import pruning_task, task
-from neuroprune_fairseq.pruners import gated_task
+from neuroprune_fairseq.plugin import task
+from neuroprune_fairseq.pruners import gated, neuroprune
 
 Event = Sequence[Any]  # name and number, as in ("saving", 2)
 LOG_FORMAT = "%(levelname)s | %(name)s | %(message)s"
@@ -77,20 +77,20 @@ def _in_an_edit(number: int) -> None:
     for owner, name in (
         (pruning, "remove_heads_"),
         (head_selection, "remove_heads_"),
-        (gated_task, "fold_"),
+        (gated, "fold_"),
     ):
         _at_call(owner, name, number, _die_after)
 
 
 def _decide_otherwise(_: int) -> None:
     """Not a kill: this worker would leave one head in every module."""
-    original = task.eliminate_redundant_heads
-    task.eliminate_redundant_heads = lambda model, _, merge: original(model, 1e9, merge)
+    original = neuroprune.eliminate_redundant_heads
+    neuroprune.eliminate_redundant_heads = lambda model, _, merge: original(model, 1e9, merge)
 
 
 # Where a training can be killed, each at its number-th time.
 EVENTS: dict[str, Callable[[int], None]] = {
-    "updating": lambda n: _at_call(pruning_task.PruningTask, "optimizer_step", n, _die),
+    "updating": lambda n: _at_call(task.PruningTask, "optimizer_step", n, _die),
     "pruning": _in_an_edit,
     "logging": lambda n: _at_call(run_log.os, "replace", n, _die),
     "pruned": lambda n: _at_call(run_log, "write_epoch", n, _die_after),

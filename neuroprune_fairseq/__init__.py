@@ -10,5 +10,7 @@ compat.allow_fairseq_checkpoints()
 compat.refuse_unwritable_save_dirs()
 
 from neuroprune_fairseq.compact import model  # noqa: E402, F401  (registers)
-from neuroprune_fairseq.plugin import architectures, criterion, l1, task  # noqa: E402, F401
-from neuroprune_fairseq.pruners import dsp, michel, voita  # noqa: E402, F401
+from neuroprune_fairseq.plugin import architectures  # noqa: E402, F401  (registers)
+from neuroprune_fairseq.plugin.registration import prunable_criterion, prunable_task  # noqa: E402
+
+__all__ = ["prunable_criterion", "prunable_task"]

@@ -41,7 +41,8 @@ for name in epochs warmup-updates max-tokens; do check_count "$name"; done
 for name in lr seed; do check_number "$name"; done
 
 criterion=label_smoothed_cross_entropy
-task=translation_$method
+task=translation_neuroprune
+acts=(--pruner "$method")
 case $method in
   dsp)
     accepted=" heads-to-keep dsp-mode score-lr score-clip-ratio cooldown-updates "
@@ -58,8 +59,8 @@ case $method in
   l1)
     accepted=" l1-penalty-weight "
     needed=l1-penalty-weight
-    criterion=label_smoothed_cross_entropy_l1
-    task=translation_neuroprune
+    criterion=label_smoothed_cross_entropy_neuroprune
+    acts=()
     ;;
   *) die "--method must be dsp, voita, michel or l1, not '$method'" ;;
 esac
@@ -91,4 +92,4 @@ done
 
 source "$here/environment.sh"
 source "$here/training.sh"
-finetune "$task" "$criterion" ${pruning[@]+"${pruning[@]}"}
+finetune "$task" "$criterion" ${acts[@]+"${acts[@]}"} ${pruning[@]+"${pruning[@]}"}

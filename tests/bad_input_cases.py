@@ -21,7 +21,7 @@ EPOCH = r"save(/(\.neuroprune\.lock|neuroprune\.jsonl))?"
 STUDY = r"study(/(\.lock|study\.journal))?"
 LOCKS = r"(save|done)(/\.lock)?"
 TRAIN = "corpus --save-dir save --max-epoch 1"
-DSP = f"{TRAIN} --task translation_dsp --criterion label_smoothed_cross_entropy"
+DSP = f"{TRAIN} --task translation_neuroprune --pruner dsp --criterion label_smoothed_cross_entropy"
 TUNE = "--data corpus --pretrained good.pt --save-dir save"
 TEXT = "--out out --source-lang de --target-lang en --vocab-size 60 --workers 1"
 TEXTS = f"{TEXT} --train-pref raw/train --valid-pref raw/valid --test-pref raw/test"
@@ -234,7 +234,7 @@ CASES = [
             "--head-criterion x": "--head-criterion x is none of both, importance, redundancy",
             "--penalty-solver x": "--penalty-solver x is none of subgradient, proximal",
             "--target-heads 0": "--target-heads 0 must be at least 1",
-            "--target-heads 99": "--target-heads 99 must be at most 18, what the model has",
+            "--target-heads 99": "--target-heads 99 must be 1 to 18, the heads that",
             "--target-sparsity 1.5": r"--target-sparsity 1.5 must be a share in \[0, 1\)",
             "--target-heads 9 --head-distance-threshold 1": "drop --head-distance-threshold",
             "--target-heads 9 --target-update 999": "--target-update 999 must be within the run",
@@ -258,11 +258,11 @@ CASES = [
     ),
     Case(
         *("fairseq-train", "corpus --save-dir save --target-heads 9"),
-        *("targets need --max-epoch or --max-update", SAVE),
+        *("--max-epoch or --max-update is needed", SAVE),
     ),
     Case(
         *("fairseq-train", f"{TRAIN} --task translation --penalty-solver proximal"),
-        *("--penalty-solver proximal needs --task translation_neuroprune", SAVE),
+        *("--penalty-solver proximal needs a task with a pruner: translation_neuroprune", SAVE),
     ),
     Case(
         "fairseq-train",
@@ -270,7 +270,7 @@ CASES = [
         "--penalty-solver proximal needs fp32 weights.*; use --fp16, --bf16 or --amp",
         SAVE,
     ),
-    Case("fairseq-train", f"{DSP} --heads-to-keep 0", "--heads-to-keep 0 must be a number", SAVE),
+    Case("fairseq-train", f"{DSP} --heads-to-keep 0", "--target-heads 0 must be a number", SAVE),
     Case("fairseq-train", f"{DSP} --heads-to-keep 19", "19 must be 1 to 18, the heads that", SAVE),
     Case("fairseq-train", f"{DSP} --heads-to-keep 2 --dsp-mode x", "--dsp-mode x is none of", SAVE),
     Case(

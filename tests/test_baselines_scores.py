@@ -11,8 +11,6 @@ import torch
 from neuroprune_fairseq.pruners.scores import DEAD, GateScores
 from neuroprune_fairseq.pruners.top_k import relaxed_top_k, straight_through_top_k
 
-CPU = torch.device("cpu")
-
 
 def test_the_score_gradient_is_the_mean_per_token_however_batches_are_cut():
     gradient = torch.tensor([3.0, -6.0, 1.0], dtype=torch.float64)
@@ -26,7 +24,7 @@ def test_the_score_gradient_is_the_mean_per_token_however_batches_are_cut():
         scores._optimizer.register_step_pre_hook(
             lambda *_, s=scores, seen=seen: seen.append(s.values.grad.clone())
         )
-        scores.step(CPU)
+        scores.step()
         results.append(scores.values.detach())
         torch.testing.assert_close(seen[0], 2.0 * gradient / 30.0)
     torch.testing.assert_close(*results)
@@ -37,7 +35,7 @@ def test_the_penalty_of_the_scores_is_per_token():
     seen = []
     scores._optimizer.register_step_pre_hook(lambda *_: seen.append(scores.values.grad.clone()))
     scores.gather(scores.values * 1.0, torch.tensor([50.0, 0.0]), 100.0)
-    scores.step(CPU, lambda values: 3.0 * values.sum())
+    scores.step(penalty=lambda values: 3.0 * values.sum())
     assert seen[0].tolist() == [3.5, 3.0]
 
 
@@ -46,7 +44,7 @@ def test_a_dropped_update_and_an_overflow_leave_the_scores_alone():
     scores.gather(scores.values * 1.0, torch.ones(3), 10.0)
     scores.start_update()
     scores.gather(scores.values * 1.0, torch.tensor([math.inf, 1.0, 1.0]), 10.0)
-    scores.step(CPU)
+    scores.step()
     assert scores.values.tolist() == [0.0, 0.0, 0.0]
 
 
@@ -60,7 +58,7 @@ def test_a_clipped_gradient_keeps_its_direction_and_small_ones_are_left_alone():
 
 def test_scores_without_gradient_are_not_decayed():
     scores = GateScores(torch.tensor([1.0, -2.0]), lr=0.2)
-    scores.step(CPU)
+    scores.step()
     assert scores.values.tolist() == [1.0, -2.0]
 
 
@@ -69,7 +67,7 @@ def test_scores_go_on_from_their_state_as_if_never_stopped():
         for step in steps:
             gates = relaxed_top_k(scores.values, 2, 0.5)
             scores.gather(gates, torch.tensor([1.0, float(step), -1.0, 0.5]), 7.0)
-            scores.step(CPU)
+            scores.step()
         return scores
 
     start = torch.tensor([0.3, 0.2, 0.1, 0.0])
@@ -88,5 +86,5 @@ def test_a_dead_head_is_never_chosen_and_its_score_never_moves(top_k):
     gates = top_k(scores.values)
     assert gates.tolist() == pytest.approx([0.0, 1.0, 1.0])
     scores.gather(gates, torch.tensor([0.0, 1.0, -1.0]), 5.0)
-    scores.step(CPU)
+    scores.step()
     assert scores.values[0].item() == DEAD and scores.values.isfinite().all()

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
 from fairseq import checkpoint_utils
+from fairseq.tasks.translation import TranslationTask
 
 from neuroprune_fairseq.method.pruning import pruned_heads
 from neuroprune_fairseq.method.sparsity import measure
-from neuroprune_fairseq.plugin.criterion import NeuropruneCriterion
-from neuroprune_fairseq.plugin.l1 import L1Criterion
-from neuroprune_fairseq.pruners.dsp import TranslationDspTask
 from neuroprune_fairseq.structure import attention_blocks
 
 CROSS_ENTROPY = "label_smoothed_cross_entropy"
-DSP, VOITA, MICHEL = "translation_dsp", "translation_voita", "translation_michel"
+DSP, VOITA, MICHEL = "dsp", "voita", "michel"
+STATE = "TranslationNeuropruneTask"
 # The tiny corpus has 9 updates an epoch.
 
 
 @pytest.fixture
 def run(run_train):
-    """Runs a baseline's task with fairseq's own criterion."""
+    """Runs a baseline with fairseq's own criterion."""
 
-    def run_task(task, flags, **settings):
-        return run_train(*flags.split(), task=task, criterion=CROSS_ENTROPY, **settings)
+    def run_task(pruner, flags, **settings):
+        return run_train("--pruner", pruner, *flags.split(), criterion=CROSS_ENTROPY, **settings)
 
     return run_task
 
@@ -111,7 +109,7 @@ def test_straight_through_leaves_exactly_k_heads_and_learns_scores_and_weights(r
     run(DSP, f"{flags} --max-epoch 1")
     assert heads_kept(tmp_path / "run" / "checkpoint_last.pt") == 36
     middle = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "run" / "checkpoint_1_5.pt"))
-    scores = middle["extra_state"]["TranslationDspTask"]["scores"]["values"]
+    scores = middle["extra_state"][STATE]["state"]["scores"]["values"]
     start = (torch.rand(108, generator=torch.Generator().manual_seed(1)) * 2 - 1) * 0.5
     assert scores.ne(start).all(), "every score moved, of open and closed gates"
 
@@ -140,7 +138,7 @@ def test_a_killed_and_resumed_run_is_the_same_run(run, tmp_path, task, flags):
 def test_a_finished_choice_survives_a_resume_without_gates(run, tmp_path):
     run(DSP, "--heads-to-keep 36 --max-epoch 1 --cooldown-updates 4")
     last = run(DSP, "--heads-to-keep 36 --max-epoch 2 --cooldown-updates 4")
-    state = last["extra_state"]["TranslationDspTask"]
+    state = last["extra_state"][STATE]["state"]
     assert state["finished"] is True and "scores" not in state
     assert heads_kept(tmp_path / "run" / "checkpoint_last.pt") == 36
 
@@ -150,7 +148,7 @@ def test_a_pruned_model_can_be_pruned_further(run, tmp_path):
     first = tmp_path / "first" / "checkpoint_last.pt"
     run(DSP, f"--heads-to-keep 20 --max-epoch 1 --finetune-from-model {first}")
     assert heads_kept(tmp_path / "run" / "checkpoint_last.pt") == 20
-    with pytest.raises(SystemExit, match="--heads-to-keep 55 must be 1 to 54"):
+    with pytest.raises(SystemExit, match="--target-heads 55 must be 1 to 54"):
         run(DSP, f"--heads-to-keep 55 --max-epoch 1 --finetune-from-model {first}", name="more")
 
 
@@ -163,14 +161,15 @@ def test_k_heads_stay_in_bfloat16_with_fp32_master_weights(run, tmp_path, task):
 
 def test_validation_sees_k_heads_while_the_gates_are_soft(run, monkeypatch):
     seen = []
-    valid_step = TranslationDspTask.valid_step
+    valid_step = TranslationTask.valid_step
 
     def spy(self, sample, model, criterion):
-        if self.gates:  # else they are folded already
-            seen.append(self.gates._values.evaluation.sum().item())
+        gates = self.loop.pruner.gates
+        if gates:  # else they are folded already
+            seen.append(gates._values.evaluation.sum().item())
         return valid_step(self, sample, model, criterion)
 
-    monkeypatch.setattr(TranslationDspTask, "valid_step", spy)
+    monkeypatch.setattr(TranslationTask, "valid_step", spy)
     run(DSP, "--heads-to-keep 36 --max-epoch 2 --max-update 10 --validate-interval-updates 4")
     assert seen and set(seen) == {36.0}
 
@@ -178,7 +177,7 @@ def test_validation_sees_k_heads_while_the_gates_are_soft(run, monkeypatch):
 def test_a_checkpoint_has_the_keys_of_the_stock_model_also_while_gates_learn(run, run_train):
     ours = run(VOITA, "--max-epoch 1 --stop-time-hours 1e-9")
     stock = run_train("--max-epoch", 1, name="stock", task="translation", criterion=CROSS_ENTROPY)
-    assert ours["extra_state"]["TranslationVoitaTask"]["finished"] is False
+    assert ours["extra_state"][STATE]["state"]["finished"] is False
     assert ours["model"].keys() == stock["model"].keys()
     assert ours["criterion"] is None
 
@@ -209,7 +208,7 @@ def test_michel_keeps_the_heads_of_largest_normalised_importance(run, tmp_path):
     run(MICHEL, f"--heads-to-keep 36 {flags}")
     path = tmp_path / "run" / "checkpoint_1_8.pt"
     state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
-    gathered = state["extra_state"]["TranslationMichelTask"]["gathered"]
+    gathered = state["extra_state"][STATE]["state"]["gathered"]
     modules = gathered[:-1].view(18, 6)
     assert modules.gt(0).all() and gathered[-1] > 0
     best = (modules / modules.norm(dim=1, keepdim=True)).flatten().topk(25).indices
@@ -221,10 +220,10 @@ def test_michel_keeps_the_heads_of_largest_normalised_importance(run, tmp_path):
 @pytest.mark.parametrize(
     ("task", "flags", "message"),
     [
-        (DSP, "", "--heads-to-keep None must be .* at least 1"),
-        (DSP, "--heads-to-keep 0", "--heads-to-keep 0 must be .* at least 1"),
-        (DSP, "--heads-to-keep 109", "--heads-to-keep 109 must be 1 to 108"),
-        (MICHEL, "--heads-to-keep 109", "--heads-to-keep 109 must be 1 to 108"),
+        (DSP, "", "--target-heads None must be .* at least 1"),
+        (DSP, "--heads-to-keep 0", "--target-heads 0 must be .* at least 1"),
+        (DSP, "--heads-to-keep 109", "--target-heads 109 must be 1 to 108"),
+        (MICHEL, "--heads-to-keep 109", "--target-heads 109 must be 1 to 108"),
         (DSP, "--heads-to-keep 9 --score-lr 0", "--score-lr 0.0 must be a number above 0"),
         (DSP, "--heads-to-keep 9 --cooldown-updates 0", "--cooldown-updates 0 must be"),
         (DSP, "--heads-to-keep 9 --initial-temperature nan", "--initial-temperature nan must be"),
@@ -246,34 +245,15 @@ def test_a_run_without_an_end_is_refused(run):
         run(DSP, "--heads-to-keep 9")
 
 
-def test_the_l1_criterion_adds_the_norm_of_all_prunable_weights(build_model, sample):
-    task = SimpleNamespace(target_dictionary=SimpleNamespace(pad=lambda: 1))
-    model = build_model(dropout=0.0).train()
-    settings = {"sentence_avg": False, "label_smoothing": 0.1}
-    plain, _, _ = NeuropruneCriterion(task, **settings)(model, sample)
-    loss, sample_size, logged = L1Criterion(task, **settings, l1_penalty_weight=0.01)(model, sample)
-    norm = 0.0
-    for name, parameter in model.named_parameters():
-        if any(f"{part}.weight" in name for part in ("q_proj", "k_proj", "v_proj", "fc1", "fc2")):
-            norm += parameter.abs().sum().item()
-    assert sample_size == 21
-    assert loss.item() == pytest.approx(plain.item() + 21 * 0.01 * norm, rel=1e-5)
-    assert logged["loss"].item() == pytest.approx(plain.item())
-    assert L1Criterion(task, **settings)(model.eval(), sample)[0].item() == plain.item()
-
-
 def test_l1_training_shrinks_the_weights(run_train):
     def norm(state):
         return sum(v.abs().sum() for k, v in state["model"].items() if "fc1.weight" in k)
 
-    flags = {"criterion": "label_smoothed_cross_entropy_l1"}
-    free = run_train("--max-epoch", 1, name="free", **flags)
-    pushed = run_train("--max-epoch", 1, "--l1-penalty-weight", 0.1, name="pushed", **flags)
+    free = run_train("--max-epoch", 1, name="free")
+    pushed = run_train("--max-epoch", 1, "--l1-penalty-weight", 0.1, name="pushed")
     assert norm(pushed) < norm(free)
 
 
 def test_a_negative_l1_weight_is_refused(run_train):
     with pytest.raises(SystemExit, match="--l1-penalty-weight -1.0 must be"):
-        run_train(
-            "--max-epoch", 1, "--l1-penalty-weight=-1", criterion="label_smoothed_cross_entropy_l1"
-        )
+        run_train("--max-epoch", 1, "--l1-penalty-weight=-1")

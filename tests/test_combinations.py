@@ -43,7 +43,7 @@ METHODS = {
     "threshold": "--head-distance-threshold 100 --attn-penalty-weight 0.01",
     "target": "--target-heads 5 --target-sparsity 0.6 --penalty-solver proximal"
     " --mlp-penalty-weight 0.1",
-    "dsp": "--heads-to-keep 5",
+    "dsp": "--pruner dsp --heads-to-keep 5",
 }
 PAIRS = [(features, method) for features in GRADIENTS for method in METHODS]
 PAIRS += [(features, "threshold") for features in OTHERS]
@@ -57,7 +57,7 @@ def test_a_feature_trains_with_a_way_of_pruning(
         plain = [flag for flag in TRAIN_FLAGS if flag != "--share-all-embeddings"]
         monkeypatch.setattr(conftest, "TRAIN_FLAGS", plain)
     flags = ["--max-epoch", 1, *SMALL, *features.split(), *METHODS[method].split()]
-    stock = {"task": "translation_dsp", "criterion": "label_smoothed_cross_entropy"}
+    stock = {"criterion": "label_smoothed_cross_entropy"}
     run_train(*flags, **(stock if method == "dsp" else {}))
     path = tmp_path / "run" / "checkpoint_last.pt"
     model = load_model(path, corpus)

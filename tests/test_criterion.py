@@ -6,17 +6,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 
 from neuroprune_fairseq.method.penalties import attention_penalty, mlp_penalty
-from neuroprune_fairseq.plugin.criterion import NeuropruneCriterion
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 TASK = SimpleNamespace(target_dictionary=SimpleNamespace(pad=lambda: 1))
 
 
-def criterion(**settings):
-    return NeuropruneCriterion(TASK, sentence_avg=False, label_smoothing=0.1, **settings)
+def criterion(name="label_smoothed_cross_entropy_neuroprune", **settings):
+    config = CRITERION_DATACLASS_REGISTRY[name](sentence_avg=False, label_smoothing=0.1, **settings)
+    return CRITERION_REGISTRY[name].build_criterion(config, TASK)
 
 
 def plain():
@@ -86,7 +87,7 @@ def test_penalty_gradient_per_token_does_not_depend_on_the_batch(build_model, sa
 
 
 def test_without_weights_there_is_no_penalty_in_the_graph(build_model):
-    assert criterion().penalty(build_model()) is None
+    assert criterion().penalties.in_loss(build_model()) is None
 
 
 @pytest.mark.parametrize("flag", ["attn_penalty_weight", "mlp_penalty_weight", "near_zero"])
@@ -95,3 +96,16 @@ def test_a_wrong_weight_is_refused_in_one_line_that_names_its_flag(flag, value):
     with pytest.raises(SystemExit, match=f"--{flag.replace('_', '-')} .*>= 0") as exit_:
         criterion(**{flag: value})
     assert "\n" not in str(exit_.value)
+
+
+def test_the_l1_penalty_adds_the_norm_of_all_prunable_weights(build_model, sample):
+    model = build_model(dropout=0.0).train()
+    expected, _, _ = plain()(model, sample)
+    loss, sample_size, logged = criterion(l1_penalty_weight=0.01)(model, sample)
+    norm = 0.0
+    for name, parameter in model.named_parameters():
+        if any(f"{part}.weight" in name for part in ("q_proj", "k_proj", "v_proj", "fc1", "fc2")):
+            norm += parameter.abs().sum().item()
+    assert sample_size == 21
+    assert loss.item() == pytest.approx(expected.item() + 21 * 0.01 * norm, rel=1e-5)
+    assert logged["loss"].item() == pytest.approx(expected.item())

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from neuroprune_fairseq.plugin.guarded_task import LOCK_NAME, GuardedTask
+from neuroprune_fairseq.plugin.flags import TaskFlags
+from neuroprune_fairseq.plugin.guards import LOCK_NAME
+from neuroprune_fairseq.plugin.loop import Loop
 
 TRY = """
 import fcntl, sys
@@ -24,11 +26,11 @@ def locked(path) -> bool:
 
 
 def test_a_save_dir_stays_locked_in_every_epoch_and_is_free_after_the_run(build_model, tmp_path):
-    task = GuardedTask.__new__(GuardedTask)  # without a corpus
-    task.cfg = SimpleNamespace(save_dir=str(tmp_path))
+    loop = Loop(TaskFlags(save_dir=str(tmp_path), seed=1, max_epoch=3, max_update=0))
+    loop.iterator = SimpleNamespace(iterations_in_epoch=0)
     model = build_model(encoder_layers=1, decoder_layers=1)
     for epoch in (1, 2, 3):
-        task.begin_epoch(epoch, model)
+        loop.begin_epoch(epoch, model)
         assert locked(tmp_path / LOCK_NAME)
-    del task
+    del loop
     assert not locked(tmp_path / LOCK_NAME)

@@ -10,6 +10,7 @@ import torch
 from neuroprune_fairseq.compact.cutting import cut_, plan_of_pruned
 from neuroprune_fairseq.method.importance import HeadImportance, WeightImportance, gate_gradients
 from neuroprune_fairseq.method.pruning import zero_heads_, zero_neurons_
+from neuroprune_fairseq.pruners.targets import keep_importance_
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 
@@ -85,7 +86,7 @@ def test_what_is_cut_out_leaves_the_rest_its_importance(build_model, sample, kin
         loss_of(model, sample).backward()
         importance.update(model)
         model.zero_grad()
-    cut.cut_(model, plan)
+    keep_importance_(cut, model, plan)
     cut_(smaller, plan)
     for network, importance in ((model, whole), (smaller, cut)):
         loss_of(network, sample).backward()

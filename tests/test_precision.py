@@ -14,7 +14,7 @@ from fairseq.optim import AMPOptimizer, FP16Optimizer, MemoryEfficientFP16Optimi
 
 from neuroprune_fairseq.compact.files import model_of
 from neuroprune_fairseq.files.checkpoint import read_checkpoint
-from neuroprune_fairseq.method.pruning import Pruned, eliminate_redundant_heads, pruned_heads
+from neuroprune_fairseq.method.pruning import ZeroMask, eliminate_redundant_heads, pruned_heads
 from neuroprune_fairseq.plugin.precision import master_weights
 from neuroprune_fairseq.structure import attention_blocks
 
@@ -80,7 +80,7 @@ def test_a_merge_survives_later_updates_and_pruned_heads_stay_zero(build_model, 
     merged = full_weights(optimizer, model)[number].view(48, 6, 8)[:, 5]
     precision = 1e-6 if has_copies else torch.finfo(dtype).eps
     assert torch.allclose(merged, sums, rtol=4 * precision, atol=4 * precision)
-    held, pruned = Pruned(model), [(b, torch.arange(5)) for b in attention_blocks(model)]
+    held, pruned = ZeroMask(model), [(b, torch.arange(5)) for b in attention_blocks(model)]
     for _ in range(20):
         step(model, optimizer, generator, pruned)
         with master_weights(optimizer):
@@ -148,24 +148,24 @@ def test_training_prunes_merges_and_measures_in_every_precision(run_train, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [FLAT, BF16, "--memory-efficient-fp16"])
 @pytest.mark.parametrize(
-    ("task", "goal"),
+    ("pruner", "goal"),
     [
-        ("translation_neuroprune", "--target-heads 5 --target-sparsity 0.6 --target-update 6"),
-        ("translation_dsp", "--heads-to-keep 5 --cooldown-updates 6"),
+        ("neuroprune", "--target-heads 5 --target-sparsity 0.6 --target-update 6"),
+        ("dsp", "--heads-to-keep 5 --cooldown-updates 6"),
     ],
 )
 def test_targets_and_gates_end_with_exact_zeros_in_every_precision(
-    run_train, tmp_path, flags, task, goal
+    run_train, tmp_path, flags, pruner, goal
 ):
     criterion = "label_smoothed_cross_entropy"
     common = [*SMALL, *flags.split(), *goal.split(), "--no-epoch-checkpoints"]
-    run_train("--max-epoch", 1, *common, task=task, criterion=criterion)
+    run_train("--max-epoch", 1, "--pruner", pruner, *common, criterion=criterion)
     model = load(tmp_path / "run" / "checkpoint_last.pt")
     blocks = attention_blocks(model)
     assert sum(len(pruned_heads(block)) for block in blocks) == 18 - 5
     line = json.loads((tmp_path / "run" / "neuroprune.jsonl").read_text())
     assert line["heads_kept"] == 5
-    if task == "translation_neuroprune":
+    if pruner == "neuroprune":
         assert line["total_sparsity"] == pytest.approx(0.6, abs=0.005)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from neuroprune_fairseq.method.pruning import (
-    Pruned,
+    ZeroMask,
     eliminate_redundant_heads,
     prune_idle_neurons_,
     pruned_heads,
@@ -150,7 +150,7 @@ def test_a_pruned_head_stays_zero_through_50_adam_updates_with_weight_decay(buil
     step()
     assert pruned_heads(block).tolist() == [], "momentum alone regrows a head"
     zero_heads_(block, torch.tensor([2, 3]))
-    held = Pruned(model)
+    held = ZeroMask(model)
     for _ in range(50):
         step()
         held.zero_()
@@ -207,7 +207,7 @@ def test_pruned_neurons_have_no_gradient_and_stay_zero_through_20_adam_updates(b
     assert mlp.fc1.bias.grad[:40].abs().max() == 0
     assert len(pruned_neurons(mlp)) == 0, "momentum alone regrows them"
     zero_neurons_(mlp, torch.arange(40))
-    held = Pruned(model)
+    held = ZeroMask(model)
     for _ in range(20):
         step()
         held.zero_()
@@ -215,7 +215,7 @@ def test_pruned_neurons_have_no_gradient_and_stay_zero_through_20_adam_updates(b
 
 
 def test_a_model_without_pruned_heads_holds_nothing(build_model):
-    assert not Pruned(build_model())
+    assert not ZeroMask(build_model())
 
 
 def test_zero_small_weights_zeroes_exactly_those_below_the_tolerance(build_model):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from fairseq.data.iterators import EpochBatchIterator
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from test_precision import BF16, FLAT, SHAPED, build_optimizer, full_weights
 from test_task import assert_equal_weights, epoch_lines, heads_kept
@@ -22,7 +23,6 @@ from neuroprune_fairseq.plugin.precision import (
     master_weights,
     restore_half_precision_,
 )
-from neuroprune_fairseq.plugin.task import TranslationNeuropruneConfig, TranslationNeuropruneTask
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--encoder-layers", 2, "--decoder-layers", 2)
@@ -45,7 +45,10 @@ def test_a_run_resumed_in_a_later_epoch_goes_through_the_batches_of_the_first(co
     ours, theirs = (
         [iterator_of(*of, corpus, epoch) for epoch in (1, 3)]
         for of in (
-            (TranslationNeuropruneTask, TranslationNeuropruneConfig()),
+            (
+                TASK_REGISTRY["translation_neuroprune"],
+                TASK_DATACLASS_REGISTRY["translation_neuroprune"](),
+            ),
             (TranslationTask, TranslationConfig()),
         )
     )

@@ -9,10 +9,10 @@ from test_task import epoch_lines, heads_kept, load
 from neuroprune_fairseq.compact.optimizer import trained_parameters
 from neuroprune_fairseq.compact.trainer import cut_trainer_
 from neuroprune_fairseq.files.checkpoint import read_checkpoint
-from neuroprune_fairseq.plugin import shrinking
-from neuroprune_fairseq.plugin.criterion import NeuropruneCriterion
+from neuroprune_fairseq.plugin import compacting
+from neuroprune_fairseq.plugin.compacting import with_original_numbers
+from neuroprune_fairseq.plugin.criterion import PenalisedCriterion
 from neuroprune_fairseq.plugin.precision import master_copies
-from neuroprune_fairseq.plugin.shrinking import with_original_numbers
 from neuroprune_fairseq.structure import attention_blocks
 
 THRESHOLD = ("--head-distance-threshold", 0.335)
@@ -28,7 +28,7 @@ KEYS = ("module", "heads_kept", "replaced")
 def losses(monkeypatch):
     """The training loss of every batch, per token, in the order of the updates."""
     seen = []
-    forward = NeuropruneCriterion.forward
+    forward = PenalisedCriterion.forward
 
     def spy(self, model, sample, reduce=True):
         result = forward(self, model, sample, reduce)
@@ -36,7 +36,7 @@ def losses(monkeypatch):
             seen.append((result[2]["loss"] / result[1]).item())
         return result
 
-    monkeypatch.setattr(NeuropruneCriterion, "forward", spy)
+    monkeypatch.setattr(PenalisedCriterion, "forward", spy)
     return seen
 
 
@@ -139,14 +139,24 @@ def test_moments_and_master_copies_are_cut_to_the_bit_and_the_rate_stays(run_tra
                 assert torch.equal(mine, whole), name
                 compared.append(name)
 
-    monkeypatch.setattr(shrinking, "cut_trainer_", spy)
+    monkeypatch.setattr(compacting, "cut_trainer_", spy)
     run_train("--max-epoch", 2, *SMALL, "--shrink", "--bf16", *ALL_BUT_ONE)
     assert len(compared) == 3 * len({*compared}) > 200
 
 
 def test_the_baselines_shrink_once_their_heads_are_chosen(run_train, tmp_path):
-    flags = ("--heads-to-keep", 12, "--cooldown-updates", 12, "--max-epoch", 3, *SMALL)
-    task = {"task": "translation_dsp", "criterion": "label_smoothed_cross_entropy"}
+    flags = (
+        "--pruner",
+        "dsp",
+        "--heads-to-keep",
+        12,
+        "--cooldown-updates",
+        12,
+        "--max-epoch",
+        3,
+        *SMALL,
+    )
+    task = {"criterion": "label_smoothed_cross_entropy"}
     whole = run_train(*flags, **task, name="whole")
     shrunken = run_train(*flags, "--shrink", **task)
     folder = tmp_path / "run"

@@ -12,8 +12,11 @@ from neuroprune_fairseq.method.importance import HeadImportance, WeightImportanc
 from neuroprune_fairseq.method.pruning import eliminate_redundant_heads, zero_heads_, zero_neurons_
 from neuroprune_fairseq.method.redundancy import head_distances
 from neuroprune_fairseq.method.sparsity import measure
-from neuroprune_fairseq.method.targets import Schedule, sparsify_
-from neuroprune_fairseq.pruners.target_controller import Targets, total_updates
+from neuroprune_fairseq.method.weight_selection import sparsify_
+from neuroprune_fairseq.plugin.loop import total_updates
+from neuroprune_fairseq.pruners import Run
+from neuroprune_fairseq.pruners.schedule import Schedule
+from neuroprune_fairseq.pruners.targets import TargetFlags, Targets
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 
@@ -127,18 +130,24 @@ def test_of_two_equally_important_heads_the_one_that_another_resembles_goes(buil
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"heads": 0}, "--target-heads 0 .*at least 1"),
-        ({"heads": 109}, "--target-heads 109 .*at most 108"),
-        ({"heads": 17, "head_criterion": "redundancy"}, "--target-heads 17 .*18.*--head-criterion"),
-        ({"total": 1.0}, "--target-sparsity 1.0 .*share"),
-        ({"mlp": -0.1}, "--target-mlp-sparsity -0.1 .*share"),
-        ({"total": 0.5, "mlp": 0.5}, "--target-sparsity excludes"),
-        ({"heads": 12, "attn": 0.5}, "--target-heads 12 .*--target-attn-sparsity 0.5"),
+        ({"target_heads": 0}, "--target-heads 0 .*at least 1"),
+        ({"target_heads": 109}, "--target-heads 109 .*1 to 108"),
+        (
+            {"target_heads": 17, "head_criterion": "redundancy"},
+            "--target-heads 17 .*18.*--head-criterion",
+        ),
+        ({"target_sparsity": 1.0}, "--target-sparsity 1.0 .*share"),
+        ({"target_mlp_sparsity": -0.1}, "--target-mlp-sparsity -0.1 .*share"),
+        ({"target_sparsity": 0.5, "target_mlp_sparsity": 0.5}, "--target-sparsity excludes"),
+        (
+            {"target_heads": 12, "target_attn_sparsity": 0.5},
+            "--target-heads 12 .*--target-attn-sparsity 0.5",
+        ),
     ],
 )
 def test_a_target_that_cannot_be_met_is_refused_in_one_line(build_model, settings, message):
     with pytest.raises(SystemExit, match=message) as exit_:
-        Targets(**settings).check(build_model())
+        Targets(TargetFlags(**settings)).start(Run(build_model(), length=100))
     assert "\n" not in str(exit_.value)
 
 
@@ -175,20 +184,19 @@ def test_a_resumed_run_with_targets_is_the_same_run(run_train, tmp_path):
     assert epoch_lines(folder) == epoch_lines(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("criterion", ["neuroprune", "l1"])
-def test_a_run_resumed_after_its_targets_goes_on_without_penalty(run_train, tmp_path, criterion):
+@pytest.mark.parametrize("penalty", ["neuroprune", "l1"])
+def test_a_run_resumed_after_its_targets_goes_on_without_penalty(run_train, tmp_path, penalty):
     weights = {
         "neuroprune": ("--attn-penalty-weight", 0.5, "--mlp-penalty-weight", 0.5),
         "l1": ("--l1-penalty-weight", 0.05),
     }
     flags = ("--max-epoch", 1, "--target-heads", 60, "--target-interval", 2)
-    flags += ("--save-interval-updates", 4, *weights[criterion])
-    name = f"label_smoothed_cross_entropy_{criterion}"
-    whole = run_train(*flags, name="whole", criterion=name)
-    run_train(*flags, criterion=name)
+    flags += ("--save-interval-updates", 4, *weights[penalty])
+    whole = run_train(*flags, name="whole")
+    run_train(*flags)
     folder = tmp_path / "run"
     (folder / "checkpoint_1_8.pt").replace(folder / "checkpoint_last.pt")
-    assert_equal_weights(run_train(*flags, criterion=name), whole)
+    assert_equal_weights(run_train(*flags), whole)
 
 
 def test_targets_work_with_fairseqs_own_criterion(run_train, tmp_path):

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fairseq import checkpoint_utils
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
+from fairseq.tasks.translation import TranslationTask
 
 from neuroprune_fairseq.method.pruning import pruned_heads
 from neuroprune_fairseq.method.sparsity import measure
-from neuroprune_fairseq.plugin.task import TranslationNeuropruneConfig, TranslationNeuropruneTask
 from neuroprune_fairseq.structure import attention_blocks
 
 STOCK = {"task": "translation", "criterion": "label_smoothed_cross_entropy"}
@@ -94,13 +95,13 @@ def test_a_stop_in_the_middle_of_an_epoch_does_not_prune(run_train, tmp_path):
 
 def test_validation_and_its_meters_see_the_pruned_model(run_train, monkeypatch):
     seen = []
-    valid_step = TranslationNeuropruneTask.valid_step
+    valid_step = TranslationTask.valid_step
 
     def spy(self, sample, model, criterion):
         seen.append(measure(model)["heads_kept"])
         return valid_step(self, sample, model, criterion)
 
-    monkeypatch.setattr(TranslationNeuropruneTask, "valid_step", spy)
+    monkeypatch.setattr(TranslationTask, "valid_step", spy)
     run_train("--max-epoch", 1, "--validate-interval-updates", 2, *ALL_SIMILAR)
     middle, end = seen[: len(seen) // 2], seen[-1]
     assert set(middle) == {108} and end == 18
@@ -137,13 +138,15 @@ def test_an_epoch_line_tells_heads_replacements_distances_and_sparsities(run_tra
 
 
 def test_an_epoch_whose_last_batch_made_no_update_is_pruned_before_saving(build_model, tmp_path):
-    config = TranslationNeuropruneConfig(
-        head_distance_threshold=100.0, save_dir=str(tmp_path), log_interval=100
+    name = "translation_neuroprune"
+    config = TASK_DATACLASS_REGISTRY[name](
+        **{"head_distance_threshold": 100.0, "save_dir": str(tmp_path), "log_interval": 100},
+        **{"max_epoch": 1, "max_update": 0},
     )
     dictionary = SimpleNamespace(pad=lambda: 1, eos=lambda: 2)
-    task = TranslationNeuropruneTask(config, dictionary, dictionary)
+    task = TASK_REGISTRY[name](config, dictionary, dictionary)
     model, ended = build_model(), []
-    task._train_iterator = SimpleNamespace(end_of_epoch=lambda: bool(ended), iterations_in_epoch=0)
+    task.loop.iterator = SimpleNamespace(end_of_epoch=lambda: bool(ended), iterations_in_epoch=0)
     task.begin_epoch(1, model)
     task.optimizer_step(SimpleNamespace(step=lambda: None), model, 0)
     assert measure(model)["heads_kept"] == 108

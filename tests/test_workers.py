@@ -29,6 +29,7 @@ NEUROPRUNE = [
     *("--task", "translation_neuroprune"),
     *("--criterion", "label_smoothed_cross_entropy_neuroprune"),
 ]
+PRUNED = ("--task", "translation_neuroprune", "--pruner")
 METHODS = {  # the tiny corpus has 9 batches: 5 updates an epoch
     "neuroprune": [
         *(*NEUROPRUNE, "--attn-penalty-weight", "0.01", "--mlp-penalty-weight", "0.1"),
@@ -42,9 +43,25 @@ METHODS = {  # the tiny corpus has 9 batches: 5 updates an epoch
         *(*NEUROPRUNE, "--attn-penalty-weight", "0.01", "--mlp-penalty-weight", "0.1"),
         *("--head-distance-threshold", "0.33", "--shrink"),
     ],
-    "dsp": ["--task", "translation_dsp", *CROSS_ENTROPY, "--heads-to-keep", "6"],
+    "dsp": [
+        "--task",
+        "translation_neuroprune",
+        "--pruner",
+        "dsp",
+        *CROSS_ENTROPY,
+        "--heads-to-keep",
+        "6",
+    ],
     "michel": [
-        *("--task", "translation_michel", *CROSS_ENTROPY, "--heads-to-keep", "6"),
+        *(
+            "--task",
+            "translation_neuroprune",
+            "--pruner",
+            "michel",
+            *CROSS_ENTROPY,
+            "--heads-to-keep",
+            "6",
+        ),
         *("--prune-updates", "8", "--prune-steps", "4", "--importance-recompute"),
     ],
 }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from neuroprune_fairseq.compact.cutting import Plan
-from neuroprune_fairseq.compact.optimizer import cut_like_parameters, trained_parameters
 from neuroprune_fairseq.method.sparsity import full_sizes
 from neuroprune_fairseq.structure import (
     AttentionBlock,
@@ -95,16 +95,16 @@ class HeadImportance(_SquaredGradients):
             return [torch.zeros(size) for size in sizes]
         return list(self.values.split(sizes))
 
-    def cut_(self, model: nn.Module, plan: Plan) -> None:
-        """Forget the heads that are going to be cut out of the model.
+    def keep(self, model: nn.Module, kept: Mapping[str, Tensor]) -> None:
+        """Forget heads that are going to be cut out of the model.
 
         Args:
             model: before the cut.
-            plan: what is kept.
+            kept: the heads that stay, (n,) long, by the name of their module.
         """
         if self.values is not None:
             modules = zip(attention_blocks(model), self.of_modules(model))
-            self.values = torch.cat([values[plan[block.name]] for block, values in modules])
+            self.values = torch.cat([values[kept[block.name]] for block, values in modules])
 
 
 class WeightImportance(_SquaredGradients):
@@ -141,20 +141,13 @@ class WeightImportance(_SquaredGradients):
         pieces = self.values.to(weights[0].device).split([weight.numel() for weight in weights])
         return [piece.view_as(weight) for piece, weight in zip(pieces, weights)]
 
-    def cut_(self, model: nn.Module, plan: Plan) -> None:
-        """Forget the weights that are going to be cut out of the model.
-
-        Args:
-            model: before the cut.
-            plan: what is kept.
-        """
+    def by_name(self, model: nn.Module) -> dict[str, Tensor]:
+        """F of every prunable weight, in its shape, by the parameter's name; empty before it is."""
         if self.values is None:
-            return
-        names = {id(parameter): name for name, parameter in trained_parameters(model).items()}
+            return {}
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
         weights = _prunable_weights(model)
-        values = dict(zip((names[id(w)] for w in weights), self._of_weights(weights)))
-        kept = cut_like_parameters(values, model, plan)
-        self.values = torch.cat([kept[name].flatten() for name in values if name in kept])
+        return dict(zip((names[id(weight)] for weight in weights), self._of_weights(weights)))
 
 
 def _prunable_weights(model: nn.Module) -> list[Tensor]:

@@ -55,6 +55,14 @@ def master_weights(optimizer: Any) -> Iterator[None]:
             param.data = half.copy_(master)
 
 
+def loss_scale(optimizer: Any) -> float:
+    """What fairseq's optimizer multiplied the loss with before the backward pass."""
+    scaler = getattr(optimizer, "scaler", None)
+    if scaler is None:
+        return 1.0
+    return scaler.get_scale() if hasattr(scaler, "get_scale") else scaler.loss_scale
+
+
 def half_precision_state(optimizer: Any) -> dict[str, Any]:
     """What a checkpoint of fairseq lacks for half-precision training to go on exactly.
 

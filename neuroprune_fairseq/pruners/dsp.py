@@ -2,18 +2,21 @@
 
 import logging
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any
 
 import torch
-from fairseq.tasks import register_task
+from torch import Tensor
 
 from neuroprune_fairseq.files.errors import check_choice, refuse
-from neuroprune_fairseq.pruners.gated_task import (
-    ScoredTask,
-    ScoredTaskConfig,
-    check_heads_to_keep,
+from neuroprune_fairseq.pruners.base import (
+    HeadTargetFlags,
+    Run,
+    check_not_negative,
     check_positive,
+    check_target_heads,
 )
+from neuroprune_fairseq.pruners.gated import Gated
+from neuroprune_fairseq.pruners.scores import ScoreFlags, ScoreRule, uniform_noise
 from neuroprune_fairseq.pruners.top_k import (
     annealed_temperature,
     gumbel_noise,
@@ -31,13 +34,9 @@ STRAIGHT_THROUGH_SPREAD = 0.5
 
 
 @dataclass
-class TranslationDspConfig(ScoredTaskConfig):
+class DspFlags(HeadTargetFlags, ScoreFlags):
     """Flags of differentiable subset pruning."""
 
-    heads_to_keep: Optional[int] = field(  # noqa: UP045  (fairseq knows no X | None)
-        default=None,
-        metadata={"help": "K: how many heads of the whole model stay; exactly so many will"},
-    )
     dsp_mode: str = field(
         default="joint",
         metadata={
@@ -72,8 +71,7 @@ class TranslationDspConfig(ScoredTaskConfig):
     )
 
 
-@register_task("translation_dsp", dataclass=TranslationDspConfig)
-class TranslationDspTask(ScoredTask):
+class DspRule(ScoreRule):
     """Head scores learn through a relaxed top-k of the Gumbel-perturbed scores.
 
     Noise is drawn for every micro-batch in training; validation and the final choice take
@@ -87,62 +85,68 @@ class TranslationDspTask(ScoredTask):
         off training undisturbed.
     """
 
-    def __init__(self, cfg: TranslationDspConfig, src_dict, tgt_dict):
-        super().__init__(cfg, src_dict, tgt_dict)
-        check_heads_to_keep(cfg.heads_to_keep)
-        check_choice("--dsp-mode", cfg.dsp_mode, MODES)
-        check_positive(
-            initial_temperature=cfg.initial_temperature,
-            final_temperature=cfg.final_temperature,
-            cooldown_updates=cfg.cooldown_updates,
-        )
-        if cfg.final_temperature > cfg.initial_temperature:
-            refuse(
-                f"--final-temperature {cfg.final_temperature} must not be above "
-                f"--initial-temperature {cfg.initial_temperature}"
-            )
-        if not 0 <= cfg.score_clip_ratio < float("inf"):
-            refuse(f"--score-clip-ratio {cfg.score_clip_ratio} must be a finite number >= 0")
-        self.score_clip_ratio = cfg.score_clip_ratio
-        self.heads_to_keep = cfg.heads_to_keep
-        self.trains_weights = cfg.dsp_mode != "pipelined"
+    def __init__(self, flags: DspFlags) -> None:
+        super().__init__(0.2 if flags.score_lr is None else flags.score_lr)
+        self._keep = flags.target_heads
+        self._is_hard = str(flags.dsp_mode) == "straight-through"
+        self._from, self._to = flags.initial_temperature, flags.final_temperature
+        self._cooldown = flags.cooldown_updates
+        self.clip_ratio = flags.score_clip_ratio
 
     def temperature(self, update: int) -> float:
         """Temperature at an update of the run."""
-        cfg = self.cfg
-        return annealed_temperature(
-            cfg.initial_temperature, cfg.final_temperature, update, cfg.cooldown_updates
-        )
+        return annealed_temperature(self._from, self._to, update, self._cooldown)
 
-    def initial_scores(self, heads):
-        if str(self.cfg.dsp_mode) != "straight-through":
+    def initial_scores(self, heads: int, seed: int) -> Tensor:
+        if not self._is_hard:
             return torch.zeros(heads)
-        generator = torch.Generator().manual_seed(self.cfg.seed)
+        generator = torch.Generator().manual_seed(seed)
         return (torch.rand(heads, generator=generator) * 2 - 1) * STRAIGHT_THROUGH_SPREAD
 
-    def sample_gates(self, scores):
-        if str(self.cfg.dsp_mode) == "straight-through":
-            return straight_through_top_k(scores, self.heads_to_keep)
-        noisy = scores + gumbel_noise(self.uniform_noise(len(scores)))
-        return relaxed_top_k(noisy, self.heads_to_keep, self.temperature(self.num_updates))
+    def sample_gates(self, scores: Tensor, run: Run) -> Tensor:
+        if self._is_hard:
+            return straight_through_top_k(scores, self._keep)
+        noisy = scores + gumbel_noise(uniform_noise(run, len(scores)))
+        return relaxed_top_k(noisy, self._keep, self.temperature(run.num_updates))
 
-    def gates_of(self, scores):
-        return hard_top_k(scores, self.heads_to_keep)
+    def gates_of(self, scores: Tensor) -> Tensor:
+        return hard_top_k(scores, self._keep)
 
-    def gates_have_learnt(self):
-        return self.num_updates >= self.cfg.cooldown_updates
+    def have_learnt(self, run: Run) -> bool:
+        return run.num_updates >= self._cooldown
 
-    def finish_(self):
-        if not self.gates_have_learnt():
+    def record(self, run: Run) -> dict[str, Any]:
+        return {"temperature": self.temperature(run.num_updates)}
+
+    def finish(self, run: Run) -> None:
+        if not self.have_learnt(run):
             logger.warning(
-                f"training ends after {self.num_updates} updates, before the "
-                f"{self.cfg.cooldown_updates} of --cooldown-updates: the heads are chosen "
-                "while the gates are still being annealed"
+                f"training ends after {run.num_updates} updates, before the {self._cooldown} of "
+                "--cooldown-updates: the heads are chosen while the gates are still being annealed"
             )
-        super().finish_()
 
-    def at_epoch_end_(self):
-        entries = super().at_epoch_end_()
-        if self.gates is not None:
-            entries["temperature"] = self.temperature(self.num_updates)
-        return entries
+
+class Dsp(Gated):
+    """DSP as a pruner: joint, pipelined (only the scores learn) or straight-through."""
+
+    def __init__(self, flags: DspFlags) -> None:
+        """Start afresh.
+
+        Raises:
+            SystemExit: one line for flags that cannot be.
+        """
+        check_target_heads(flags.target_heads)
+        check_choice("--dsp-mode", str(flags.dsp_mode), MODES)
+        check_positive(
+            initial_temperature=flags.initial_temperature,
+            final_temperature=flags.final_temperature,
+            cooldown_updates=flags.cooldown_updates,
+        )
+        if flags.final_temperature > flags.initial_temperature:
+            refuse(
+                f"--final-temperature {flags.final_temperature} must not be above "
+                f"--initial-temperature {flags.initial_temperature}"
+            )
+        check_not_negative(score_clip_ratio=flags.score_clip_ratio)
+        super().__init__(DspRule(flags), flags.target_heads)
+        self.trains_weights = str(flags.dsp_mode) != "pipelined"

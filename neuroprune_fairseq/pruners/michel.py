@@ -1,20 +1,19 @@
 """Importance-ordered head pruning (Michel, Levy and Neubig, NeurIPS 2019)."""
 
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 import torch
-from fairseq.tasks import register_task
-from torch import Tensor
+from torch import Tensor, nn
 
-from neuroprune_fairseq.plugin.workers import sum_over_workers
-from neuroprune_fairseq.pruners.gated_task import (
-    GatedTask,
-    GatedTaskConfig,
-    check_heads_to_keep,
+from neuroprune_fairseq.pruners.base import (
+    HeadTargetFlags,
+    Run,
     check_positive,
+    check_target_heads,
 )
-from neuroprune_fairseq.pruners.gates import living_heads
+from neuroprune_fairseq.pruners.gated import Gated, GateRule
+from neuroprune_fairseq.pruners.gates import HeadGates, living_heads
 from neuroprune_fairseq.pruners.top_k import hard_top_k
 
 
@@ -34,13 +33,9 @@ def normalised_importance(importance: Tensor, heads_per_module: list[int]) -> Te
 
 
 @dataclass
-class TranslationMichelConfig(GatedTaskConfig):
+class MichelFlags(HeadTargetFlags):
     """Flags of importance-ordered pruning."""
 
-    heads_to_keep: Optional[int] = field(  # noqa: UP045  (fairseq knows no X | None)
-        default=None,
-        metadata={"help": "how many heads of the whole model stay; exactly so many will"},
-    )
     prune_updates: int = field(
         default=500,
         metadata={
@@ -58,8 +53,7 @@ class TranslationMichelConfig(GatedTaskConfig):
     )
 
 
-@register_task("translation_michel", dataclass=TranslationMichelConfig)
-class TranslationMichelTask(GatedTask):
+class MichelRule(GateRule):
     """The heads of least importance go, in steps.
 
     Importance is |d loss / d gate| at gates of 1, averaged over the training batches since
@@ -72,22 +66,21 @@ class TranslationMichelTask(GatedTask):
         with. ``--prune-updates 1 --prune-steps 1`` prunes at once.
     """
 
-    def __init__(self, cfg: TranslationMichelConfig, src_dict, tgt_dict):
-        super().__init__(cfg, src_dict, tgt_dict)
-        check_heads_to_keep(cfg.heads_to_keep)
-        check_positive(prune_updates=cfg.prune_updates, prune_steps=cfg.prune_steps)
-        self.heads_to_keep = cfg.heads_to_keep
+    def __init__(self, flags: MichelFlags) -> None:
+        self._keep, self._updates = flags.target_heads, flags.prune_updates
+        self._steps, self._recompute = flags.prune_steps, flags.importance_recompute
 
-    def start_gates_(self, living, state):
-        state = state or {}
+    def start(self, gates: HeadGates, run: Run, state: dict[str, Any]) -> None:
+        living = living_heads(run.model)
+        self._heads_per_module = gates.heads_per_module
         self._heads_at_start = state.get("heads_at_start", int(living.sum()))
         self._steps_done = state.get("steps_done", 0)
         self._order = state.get("order")  # (heads_total,), normalised importance
         self._gathered = state.get("gathered", torch.zeros(len(living) + 1).double())
         self._batch = torch.zeros_like(self._gathered)
-        self.gates.use(torch.ones(len(living)))
+        gates.use(torch.ones(len(living)))
 
-    def gate_state(self):
+    def state_dict(self) -> dict[str, Any]:
         return {
             "heads_at_start": self._heads_at_start,
             "steps_done": self._steps_done,
@@ -95,36 +88,51 @@ class TranslationMichelTask(GatedTask):
             "gathered": self._gathered,
         }
 
-    def before_batch_(self, new_update):
-        if new_update:
+    def before_batch(self, gates: HeadGates, run: Run) -> None:
+        if run.begins_update:
             self._batch.zero_()
 
-    def after_batch_(self, gradient, sample_size):
+    def after_batch(self, gradient: Tensor, sample_size: float) -> None:
         entry = torch.cat([gradient.abs(), gradient.new_tensor([sample_size])])
         if entry.isfinite().all():
             self._batch += entry
 
-    def update_gates_(self):
-        self._gathered = self._gathered + sum_over_workers(self._batch, self.gates.device)
-        due = self.cfg.prune_steps * self.num_updates // self.cfg.prune_updates
-        if self._steps_done < due < self.cfg.prune_steps:
-            removed = (self._heads_at_start - self.heads_to_keep) * due // self.cfg.prune_steps
-            self.fold_into_weights_(self._best(self._heads_at_start - removed))
-            self._steps_done = due
-            if self.cfg.importance_recompute:
-                self._gathered = torch.zeros_like(self._gathered)
+    def after_step(self, run: Run) -> Optional[Tensor]:
+        self._gathered = self._gathered + run.sum_over_workers(self._batch)
+        due = self._steps * run.num_updates // self._updates
+        if not self._steps_done < due < self._steps:
+            return None
+        removed = (self._heads_at_start - self._keep) * due // self._steps
+        values = self._best(run.model, self._heads_at_start - removed)
+        self._steps_done = due
+        if self._recompute:
+            self._gathered = torch.zeros_like(self._gathered)
+        return values
 
-    def gates_have_learnt(self):
-        return self.num_updates >= self.cfg.prune_updates
+    def have_learnt(self, run: Run) -> bool:
+        return run.num_updates >= self._updates
 
-    def final_gates(self):
-        return self._best(self.heads_to_keep)
+    def final_gates(self, model: nn.Module) -> Tensor:
+        return self._best(model, self._keep)
 
-    def _best(self, keep: int) -> Tensor:
+    def _best(self, model: nn.Module, keep: int) -> Tensor:
         """1 for the ``keep`` most important living heads, else 0: (heads_total,)."""
-        recompute = self.cfg.importance_recompute
         measured = self._gathered[-1].item() > 0
-        if measured and (self._order is None or self._steps_done == 0 or recompute):
+        if measured and (self._order is None or self._steps_done == 0 or self._recompute):
             importance = self._gathered[:-1] / self._gathered[-1]
-            self._order = normalised_importance(importance, self.gates.heads_per_module)
-        return hard_top_k(self._order.masked_fill(~living_heads(self.model), -1.0), keep)
+            self._order = normalised_importance(importance, self._heads_per_module)
+        return hard_top_k(self._order.masked_fill(~living_heads(model), -1.0), keep)
+
+
+class Michel(Gated):
+    """Importance-ordered pruning as a pruner."""
+
+    def __init__(self, flags: MichelFlags) -> None:
+        """Start afresh.
+
+        Raises:
+            SystemExit: one line for flags that cannot be.
+        """
+        check_target_heads(flags.target_heads)
+        check_positive(prune_updates=flags.prune_updates, prune_steps=flags.prune_steps)
+        super().__init__(MichelRule(flags), flags.target_heads)

@@ -1,13 +1,16 @@
-"""The trainable number behind every gate, and its own optimizer."""
+"""Gates that are a (random) function of one learnt score per head."""
 
-from __future__ import annotations
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Optional
 
-from typing import Any, Callable
-
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuroprune_fairseq.plugin.workers import sum_over_workers
+from neuroprune_fairseq.pruners.base import Run, check_positive
+from neuroprune_fairseq.pruners.gated import GateRule
+from neuroprune_fairseq.pruners.gates import HeadGates, living_heads
 
 # Stands for minus infinity: the score of a head that was dead from the start. Finite, so
 # that score - score is 0 and not NaN.
@@ -53,15 +56,19 @@ class GateScores:
         self._gradient += of_scores
         self._sample_size += sample_size
 
-    def step(self, device: torch.device, penalty: Callable[[Tensor], Tensor] | None = None) -> None:
+    def step(
+        self,
+        sum_over_workers: Callable[[Tensor], Tensor] = lambda values: values,
+        penalty: Optional[Callable[[Tensor], Tensor]] = None,
+    ) -> None:
         """One Adam step from all that was gathered; none when it is not finite.
 
         Args:
-            device: where workers exchange tensors.
+            sum_over_workers: of a run.
             penalty: scores to scalar, on the scale of the loss per token.
         """
         mine = torch.cat([self._gradient, self._gradient.new_tensor([self._sample_size])])
-        total = sum_over_workers(mine, device)
+        total = sum_over_workers(mine)
         gradient = total[:-1] / (total[-1].item() or 1.0)
         if penalty is not None:
             gradient = gradient + torch.autograd.grad(penalty(self.values), self.values)[0]
@@ -82,3 +89,81 @@ class GateScores:
         lr = self._optimizer.param_groups[0]["lr"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._optimizer.param_groups[0]["lr"] = lr
+
+
+@dataclass
+class ScoreFlags:
+    """Flags of methods with learnt head scores."""
+
+    score_lr: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "learning rate of the head scores (Adam, constant, without weight decay; the "
+            "model's is --lr; default: 0.2 for dsp, 0.1 for voita)"
+        },
+    )
+
+
+def uniform_noise(run: Run, size: int) -> Tensor:
+    """Noise for the current micro-batch, uniform in [0, 1): (size,), fp64, on the CPU.
+
+    It depends on the seed, the update and the micro-batch's place among those of all workers. So
+    two workers draw what one worker with --update-freq 2 would, and a resumed run draws what it
+    would have drawn.
+    """
+    generator = np.random.default_rng((run.seed, run.num_updates, run.place))
+    return torch.from_numpy(generator.random(size))
+
+
+class ScoreRule(GateRule):
+    """The rule of methods whose gates come from learnt scores; they say how."""
+
+    clip_ratio = 0.0  # 0: the scores' gradient is not clipped
+
+    def __init__(self, lr: float) -> None:
+        check_positive(score_lr=lr)
+        self._lr = lr
+        self._scores: Optional[GateScores] = None
+
+    def initial_scores(self, heads: int, seed: int) -> Tensor:
+        """Scores at the start: (heads,), the same on every worker."""
+        raise NotImplementedError
+
+    def sample_gates(self, scores: Tensor, run: Run) -> Tensor:
+        """Gates of one micro-batch, differentiable in the scores: (heads_total,)."""
+        raise NotImplementedError
+
+    def gates_of(self, scores: Tensor) -> Tensor:
+        """Gates without noise, as the pruned model has them: (heads_total,)."""
+        raise NotImplementedError
+
+    def penalty(self, scores: Tensor) -> Tensor:
+        """Added to the loss per token when the scores learn."""
+        return scores.new_zeros(()) * scores.sum()
+
+    def start(self, gates, run, state):
+        living = living_heads(run.model)
+        initial = self.initial_scores(len(living), run.seed).masked_fill(~living, DEAD)
+        self._scores = GateScores(initial, self._lr, self.clip_ratio)
+        if state:
+            self._scores.load_state_dict(state["scores"])
+
+    def before_batch(self, gates: HeadGates, run: Run) -> None:
+        if run.begins_update:
+            self._scores.start_update()
+        self._sampled = self.sample_gates(self._scores.values, run)
+        gates.use(self._sampled)
+
+    def after_batch(self, gradient, sample_size):
+        self._scores.gather(self._sampled, gradient, sample_size)
+        del self._sampled  # frees its graph
+
+    def after_step(self, run):
+        self._scores.step(run.sum_over_workers, self.penalty)
+
+    @torch.no_grad()
+    def final_gates(self, model):
+        return self.gates_of(self._scores.values)
+
+    def state_dict(self):
+        return {"scores": self._scores.state_dict()}

@@ -4,11 +4,12 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from fairseq.tasks import register_task
 from torch import Tensor
 
 from neuroprune_fairseq.files.errors import refuse
-from neuroprune_fairseq.pruners.gated_task import ScoredTask, ScoredTaskConfig
+from neuroprune_fairseq.pruners.base import Run, check_not_negative
+from neuroprune_fairseq.pruners.gated import Gated
+from neuroprune_fairseq.pruners.scores import ScoreFlags, ScoreRule, uniform_noise
 
 # Temperature and stretch of the hard concrete distribution (Louizos et al. 2018) as Voita
 # et al. set them.
@@ -50,13 +51,9 @@ def open_probability(scores: Tensor) -> Tensor:
 
 
 @dataclass
-class TranslationVoitaConfig(ScoredTaskConfig):
+class VoitaFlags(ScoreFlags):
     """Flags of hard-concrete gates."""
 
-    score_lr: float = field(
-        default=0.1,
-        metadata={"help": "learning rate of the gates' log alpha (Adam, constant, no decay)"},
-    )
     l0_penalty_weight: float = field(
         default=0.01,
         metadata={
@@ -73,32 +70,43 @@ class TranslationVoitaConfig(ScoredTaskConfig):
     )
 
 
-@register_task("translation_voita", dataclass=TranslationVoitaConfig)
-class TranslationVoitaTask(ScoredTask):
+class VoitaRule(ScoreRule):
     """Stochastic gates whose expected number of open ones costs loss.
 
     At the end a closed gate zeroes its head, any other is folded into out_proj.
     """
 
-    def __init__(self, cfg: TranslationVoitaConfig, src_dict, tgt_dict):
-        super().__init__(cfg, src_dict, tgt_dict)
-        if not 0 <= cfg.l0_penalty_weight < float("inf"):
-            refuse(f"--l0-penalty-weight {cfg.l0_penalty_weight} must be a finite number >= 0")
-        if cfg.gate_updates < 0:
-            refuse(f"--gate-updates {cfg.gate_updates} must be a number of updates, 0 or more")
+    def __init__(self, flags: VoitaFlags) -> None:
+        super().__init__(0.1 if flags.score_lr is None else flags.score_lr)
+        self._weight, self._updates = flags.l0_penalty_weight, flags.gate_updates
 
-    def initial_scores(self, heads):
+    def initial_scores(self, heads: int, seed: int) -> Tensor:
         return torch.full((heads,), INITIAL_SCORE)
 
-    def sample_gates(self, scores):
+    def sample_gates(self, scores: Tensor, run: Run) -> Tensor:
         eps = 1e-6  # keeps the noise's logit finite
-        return sampled_gates(scores, self.uniform_noise(len(scores)) * (1 - 2 * eps) + eps)
+        return sampled_gates(scores, uniform_noise(run, len(scores)) * (1 - 2 * eps) + eps)
 
-    def gates_of(self, scores):
+    def gates_of(self, scores: Tensor) -> Tensor:
         return noiseless_gates(scores)
 
-    def score_penalty(self, scores):
-        return self.cfg.l0_penalty_weight * open_probability(scores).sum()
+    def penalty(self, scores: Tensor) -> Tensor:
+        return self._weight * open_probability(scores).sum()
 
-    def gates_have_learnt(self):
-        return 0 < self.cfg.gate_updates <= self.num_updates
+    def have_learnt(self, run: Run) -> bool:
+        return 0 < self._updates <= run.num_updates
+
+
+class Voita(Gated):
+    """Hard-concrete gates as a pruner."""
+
+    def __init__(self, flags: VoitaFlags) -> None:
+        """Start afresh.
+
+        Raises:
+            SystemExit: one line for flags that cannot be.
+        """
+        check_not_negative(l0_penalty_weight=flags.l0_penalty_weight)
+        if flags.gate_updates < 0:
+            refuse(f"--gate-updates {flags.gate_updates} must be a number of updates, 0 or more")
+        super().__init__(VoitaRule(flags))

@@ -1,0 +1,133 @@
+"""Where a run ends in one line in place of a traceback or worse.
+
+Before training: settings that cannot prune, a corpus that is none, a model without attention, a
+save-dir in which another process trains. In training: gradients or weights that are not finite;
+what is saved then is what was saved before.
+"""
+
+import fcntl
+from pathlib import Path
+from typing import Any
+
+from fairseq import utils
+from fairseq.data import data_utils
+from fairseq.tasks.translation import TranslationTask
+from torch import nn
+
+from neuroprune_fairseq.files.errors import refuse, refusing
+
+LOCK_NAME = ".neuroprune.lock"
+_BEFORE = "checkpoints from before are as they were"
+
+
+def check_settings(settings: Any) -> None:
+    """Refuse settings of a run whose model cannot be pruned in training.
+
+    Args:
+        settings: with plugin.flags.TaskFlags.
+
+    Raises:
+        SystemExit: one line that names the flag.
+    """
+    # The edits need all weights in every worker, the same in all.
+    if settings.ddp_backend in ("fully_sharded", "slowmo"):
+        refuse(f"--ddp-backend {settings.ddp_backend} cannot prune; use pytorch_ddp or legacy_ddp")
+    if settings.use_bmuf:
+        refuse("--use-bmuf cannot prune; drop it")
+    if settings.tpu:
+        refuse(
+            "--tpu, which --bf16 implies for fairseq-train, is not supported; use --fp16 or "
+            "--amp, or fairseq-hydra-train with common.bf16=true"
+        )
+    if settings.compact and settings.head_merge == "fc1":
+        refuse("--compact excludes --head-merge fc1, which needs all heads in their places")
+
+
+def check_whole_run(settings: Any) -> None:
+    """Refuse settings with which a method does not know when the run ends.
+
+    Raises:
+        SystemExit: one line that names the flag.
+    """
+    if settings.patience > 0:
+        refuse("--patience could end the run before its heads are chosen; drop it")
+    if max(settings.max_epoch, settings.max_update) <= 0:
+        refuse(
+            "--max-epoch or --max-update is needed: what a target or a gate does depends on when "
+            "the run ends"
+        )
+
+
+def check_precision(settings: Any) -> None:
+    """Refuse proximal steps on weights that are not fp32."""
+    if settings.memory_efficient_fp16 or settings.memory_efficient_bf16:
+        refuse(
+            "--penalty-solver proximal needs fp32 weights, its steps are too small for others; "
+            "use --fp16, --bf16 or --amp in place of --memory-efficient-fp16 or -bf16"
+        )
+
+
+def check_corpus(task: type, settings: Any) -> None:
+    """Refuse a folder that holds no corpus for a task.
+
+    Args:
+        task: a class of fairseq's tasks.
+        settings: its settings.
+
+    Raises:
+        SystemExit: one line.
+    """
+    data = utils.split_paths(settings.data)[0]
+    if not issubclass(task, TranslationTask):
+        if not Path(data).is_dir():
+            refuse(f"{data}: no such corpus; fairseq-preprocess makes one")
+        return
+    with refusing(f"{data}: no such corpus; scripts/prepare.sh makes one", OSError):
+        pair = settings.source_lang and settings.target_lang
+        found = pair or data_utils.infer_language_pair(data)[0]
+    if not found:
+        refuse(f"{data} holds no prepared corpus; scripts/prepare.sh makes one")
+
+
+def claim(folder: Path) -> Any:
+    """Make a save-dir this process's own until it ends.
+
+    Args:
+        folder: an existing folder.
+
+    Returns:
+        An open file that holds the lock while it is open. It is a POSIX lock, which ends as
+        soon as any file object of this process on that file is closed.
+
+    Raises:
+        SystemExit: one line, when another process trains there.
+    """
+    file = (folder / LOCK_NAME).open("w")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        refuse(f"--save-dir {folder}: another training is running there; name a new folder")
+    except OSError:
+        pass  # a file system without locks
+    return file
+
+
+def check_finite(model: nn.Module, num_updates: int) -> None:
+    """Refuse to go on with a model that is of no more use.
+
+    Raises:
+        SystemExit: one line that names a parameter that is not finite.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            refuse(f"{name} is not finite after {num_updates} updates; lower --lr; {_BEFORE}")
+
+
+def refuse_failed_update(update: int, error: BaseException) -> None:
+    """End a run whose update fairseq gave up.
+
+    Raises:
+        SystemExit: one line.
+    """
+    advice = "lower --lr or the penalties' weights, or set --clip-norm"
+    refuse(f"update {update} failed ({error}); {advice}; {_BEFORE}")
