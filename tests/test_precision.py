@@ -84,7 +84,7 @@ def test_a_merge_survives_later_updates_and_pruned_heads_stay_zero(build_model, 
     for _ in range(20):
         step(model, optimizer, generator, pruned)
         with master_weights(optimizer):
-            held.zero_()
+            held.hold_()
     assert all(pruned_heads(b).tolist() == [0, 1, 2, 3, 4] for b in attention_blocks(model))
     after = full_weights(optimizer, model)[number].view(48, 6, 8)
     assert after[:, :5].abs().max() == 0

@@ -153,10 +153,10 @@ def test_a_pruned_head_stays_zero_through_50_adam_updates_with_weight_decay(buil
     held = ZeroMask(model)
     for _ in range(50):
         step()
-        held.zero_()
+        held.hold_()
     assert pruned_heads(block).tolist() == [2, 3]
     step()
-    held.zero_()
+    held.hold_()
     assert pruned_heads(block).tolist() == [2, 3]
 
 
@@ -210,7 +210,7 @@ def test_pruned_neurons_have_no_gradient_and_stay_zero_through_20_adam_updates(b
     held = ZeroMask(model)
     for _ in range(20):
         step()
-        held.zero_()
+        held.hold_()
     assert pruned_neurons(mlp).tolist() == list(range(40))
 
 

@@ -183,9 +183,9 @@ def test_records_of_a_cut_model_tell_the_original_heads():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--store-ema",), "--shrink excludes --store-ema"),
-        (("--optimizer", "adafactor"), "--shrink needs --optimizer adam, "),
-        (("--head-merge", "fc1"), "--shrink excludes --head-merge fc1"),
+        (("--store-ema",), "--compact excludes --store-ema"),
+        (("--optimizer", "adafactor"), "--compact needs --optimizer adam, "),
+        (("--head-merge", "fc1"), "--compact excludes --head-merge fc1"),
         (("--quant-noise-pq", 0.1), "--shrink: .*--quant-noise-pq"),
     ],
 )

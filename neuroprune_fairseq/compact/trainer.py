@@ -41,10 +41,10 @@ def check_run(cfg: Any) -> None:
     }
     for flag, is_set in excluded.items():
         if is_set:
-            refuse(f"--shrink excludes {flag}")
+            refuse(f"--compact excludes {flag}")
     if optimizer not in ELEMENTWISE:
-        refuse(f"--shrink needs --optimizer {', '.join(ELEMENTWISE[:-1])} or {ELEMENTWISE[-1]}")
-    check_settings(cfg.model, "--shrink")
+        refuse(f"--compact needs --optimizer {', '.join(ELEMENTWISE[:-1])} or {ELEMENTWISE[-1]}")
+    check_settings(cfg.model, "--compact")
 
 
 def _cut_master_weights(optimizer: Any, model: torch.nn.Module, plan: Plan) -> dict[str, Tensor]:

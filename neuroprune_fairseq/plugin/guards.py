@@ -20,6 +20,19 @@ LOCK_NAME = ".neuroprune.lock"
 _BEFORE = "checkpoints from before are as they were"
 
 
+def check_workers(settings: Any) -> None:
+    """Refuse workers that share the weights among them: the edits need all, the same in each.
+
+    Args:
+        settings: with plugin.flags.TaskFlags.
+
+    Raises:
+        SystemExit: one line that names the flag.
+    """
+    if settings.ddp_backend in ("fully_sharded", "slowmo"):
+        refuse(f"--ddp-backend {settings.ddp_backend} cannot prune; use pytorch_ddp or legacy_ddp")
+
+
 def check_settings(settings: Any) -> None:
     """Refuse settings of a run whose model cannot be pruned in training.
 
@@ -29,9 +42,6 @@ def check_settings(settings: Any) -> None:
     Raises:
         SystemExit: one line that names the flag.
     """
-    # The edits need all weights in every worker, the same in all.
-    if settings.ddp_backend in ("fully_sharded", "slowmo"):
-        refuse(f"--ddp-backend {settings.ddp_backend} cannot prune; use pytorch_ddp or legacy_ddp")
     if settings.use_bmuf:
         refuse("--use-bmuf cannot prune; drop it")
     if settings.tpu:

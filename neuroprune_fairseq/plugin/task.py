@@ -24,7 +24,7 @@ class PruningTask:
 
     @classmethod
     def setup_task(cls, cfg, **kwargs):
-        guards.check_settings(cfg)
+        guards.check_workers(cfg)
         guards.check_corpus(cls, cfg)
         return super().setup_task(cfg, **kwargs)
 
@@ -45,6 +45,7 @@ class PruningTask:
     def build_model(self, cfg, from_checkpoint=False):
         settings = self.loop.settings
         if not from_checkpoint:  # a training run, which loads checkpoint_last.pt next
+            guards.check_settings(settings)
             compat.allow_fairseq_broadcasts()
             compat.write_checkpoints_whole()
             compat.remember_best_loss()
@@ -60,7 +61,7 @@ class PruningTask:
 
     def use_trainer(self, trainer: Any) -> None:
         """Before an epoch begins (compat.tell_tasks_their_trainer)."""
-        if self.loop.trainer is None:
+        if self.loop.settings.compact and self.loop.trainer is None:
             compacting.check_run(trainer.cfg)
             self.loop.trainer = trainer
 
