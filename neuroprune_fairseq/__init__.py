@@ -8,7 +8,7 @@ from neuroprune_fairseq.plugin import compat
 compat.check_environment()
 compat.allow_fairseq_checkpoints()
 compat.refuse_unwritable_save_dirs()
+compat.build_models_in_their_sizes()
 
-from neuroprune_fairseq.compact import model  # noqa: E402, F401  (registers)
-from neuroprune_fairseq.plugin import architectures, criterion, l1, task  # noqa: E402, F401
+from neuroprune_fairseq.plugin import architectures, criterion, l1, task  # noqa: E402, F401  (registers)
 from neuroprune_fairseq.pruners import dsp, michel, voita  # noqa: E402, F401

@@ -3,7 +3,7 @@
 Pruned heads and neurons are zero with all their biases, have a gradient of exactly zero and are
 held there, so without them the run is the same run, only faster: the flag changes the speed and
 the files, not the result. Checkpoints written from then on are compact ones
-(see compact.model); the same command resumes from them.
+(see compact.sizes); the same command resumes from them.
 """
 
 import logging
@@ -12,11 +12,11 @@ from typing import Any
 
 from fairseq.tasks.translation import TranslationConfig
 
-from neuroprune_fairseq.compact.cutting import Plan, plan_of_pruned, shapes
-from neuroprune_fairseq.compact.model import follow_checkpoint_
-from neuroprune_fairseq.compact.trainer import check_run, cut_trainer_
+from neuroprune_fairseq.compact.cutting import Plan, cuts_something, plan_of_pruned
+from neuroprune_fairseq.compact.sizes import head_numbers
 from neuroprune_fairseq.plugin import compat
 from neuroprune_fairseq.plugin.guarded_task import GuardedTask
+from neuroprune_fairseq.plugin.trainer import check_run, compact_trainer_
 
 logger = logging.getLogger(__name__)
 
@@ -94,11 +94,6 @@ class ShrinkingTask(GuardedTask):
 
     # What fairseq calls.
 
-    def build_model(self, cfg, from_checkpoint=False):
-        if self.cfg.shrink and not from_checkpoint:
-            follow_checkpoint_(cfg)
-        return super().build_model(cfg, from_checkpoint)
-
     def use_trainer(self, trainer: Any) -> None:
         """Before an epoch begins (compat.tell_tasks_their_trainer)."""
         if self.cfg.shrink and self._trainer is None:
@@ -109,21 +104,21 @@ class ShrinkingTask(GuardedTask):
 
     def in_original_numbers(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Records of modules, in which heads have the numbers that they began with."""
-        numbers = None
-        if self._trainer is not None:
-            numbers = getattr(self._trainer.cfg.model, "neuroprune_heads", None)
-        return with_original_numbers(records, numbers) if numbers else records
+        if self._trainer is None:
+            return records
+        settings, model = self._trainer.cfg.model, self._trainer.get_model()
+        return with_original_numbers(records, head_numbers(settings, model))
 
     def shrink_(self) -> None:
         """Cut what is pruned out of the model, if there is anything."""
         if not self.may_shrink:
             return
         model = self._trainer.get_model()
-        plan, sizes = plan_of_pruned(model), shapes(model)
-        if all(len(kept) == sizes[name] for name, kept in plan.items()):
+        plan = plan_of_pruned(model)
+        if not cuts_something(plan, model):
             return
         self.before_shrink_(plan)
-        cut_trainer_(self._trainer, plan)
+        compact_trainer_(self._trainer, plan)
         self.optimizer = self._trainer.optimizer
         self.after_shrink_()
         left = sum(parameter.numel() for parameter in model.parameters())
