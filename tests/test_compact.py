@@ -133,6 +133,17 @@ def test_a_constant_module_gives_even_attention_to_what_is_no_padding():
     assert weights[1].tolist() == [[0.0, 0.0, 0.5, 0.5]] * 3
 
 
+def test_a_constant_module_gives_its_weights_to_every_hypothesis_of_a_beam():
+    module = ConstantAttention(torch.tensor([1.0, 2.0]))
+    query, key = torch.zeros(1, 6, 2), torch.zeros(4, 2, 2)  # 2 sentences, beam 3
+    padding = torch.tensor([[False] * 4, [True, True, False, False]])
+
+    weights = module(query, key, key, key_padding_mask=padding)[1]
+
+    assert weights.shape == (6, 1, 4)
+    assert weights[:, 0, 0].tolist() == [0.25] * 3 + [0.0] * 3
+
+
 def test_a_head_with_only_a_v_bias_is_folded_into_the_out_proj_bias(build_model, sample):
     model = randomise_biases_(build_model(**TINY))
     block = attention_blocks(model)[0]
