@@ -29,8 +29,8 @@ def _fairseq(path: str, threads: int, device: str) -> tuple[Run, Callable[[Job],
     from fairseq.data import data_utils
     from fairseq.sequence_generator import SequenceGenerator
 
-    from neuroprune_fairseq.compact.files import model_of, stand_in_dictionaries
     from neuroprune_fairseq.files.checkpoint import read_checkpoint
+    from neuroprune_fairseq.files.models import model_of, stand_in_dictionaries
 
     torch.set_num_threads(threads)
     state = read_checkpoint(path)

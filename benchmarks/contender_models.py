@@ -15,16 +15,12 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, build_model
 from pruned_models import prune_at_random_
 from torch import nn
 
-from neuroprune_fairseq.cli.compact_report import flops_per_token
+from neuroprune_fairseq.compact.cost import flops_per_token
 from neuroprune_fairseq.compact.cutting import compact, make_plan
-from neuroprune_fairseq.compact.files import (
-    compact_state,
-    model_of,
-    settings_of,
-    stand_in_dictionaries,
-)
+from neuroprune_fairseq.compact.state import compact_state
 from neuroprune_fairseq.export.converter import ModelConverter
 from neuroprune_fairseq.files.checkpoint import language_pair, read_checkpoint
+from neuroprune_fairseq.files.models import model_of, settings_of, stand_in_dictionaries
 
 
 @dataclass

@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from neuroprune_experiments.evaluation import hardware
 from neuroprune_fairseq.files.atomic import replacing
-from neuroprune_fairseq.files.checkpoint import load_model
+from neuroprune_fairseq.files.models import load_model
 from neuroprune_fairseq.method.head_selection import Removal, by_importance, by_redundancy
 from neuroprune_fairseq.method.importance import HeadImportance
 from neuroprune_fairseq.method.pruning import remove_heads_
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     torch.manual_seed(1)
-    model = load_model(args.checkpoint, args.data)
+    model = load_model(args.checkpoint)
     valid = load_batches(args.data, args.checkpoint, "valid", None)
     train = load_batches(args.data, args.checkpoint, "train", CALIBRATION_BATCHES)
     calibration = Calibration(model, train)

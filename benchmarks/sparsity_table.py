@@ -30,8 +30,8 @@ from torch import nn
 from neuroprune_experiments.evaluation import GenerationSettings, evaluate
 from neuroprune_experiments.figures import COLOURS, plt, save_figure
 from neuroprune_experiments.frontier.figures import STYLES
-from neuroprune_fairseq.files.checkpoint import load_model
 from neuroprune_fairseq.files.errors import refuse
+from neuroprune_fairseq.files.models import load_model
 from neuroprune_fairseq.files.results import append_line, check_results, read_records
 from neuroprune_fairseq.method.sparsity import full_sizes, measure
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks, prunable_weights
@@ -62,7 +62,7 @@ def wanted(arguments: argparse.Namespace) -> list[Record]:
     found = []
     for exact, groups in ((False, arguments.cut), (True, arguments.exact)):
         for method, *checkpoints in groups:
-            models = {path: load_model(path, arguments.data) for path in checkpoints}
+            models = {path: load_model(path) for path in checkpoints}
             own = {
                 path: measure(model, 0 if exact else NEGLIGIBLE)["total_sparsity"]
                 for path, model in models.items()

@@ -20,16 +20,15 @@ from typing import IO, Any
 import fairseq
 import torch
 from sacrebleu.metrics import BLEU
+from torch import nn
 from tqdm import tqdm
 
 import neuroprune_fairseq
 from neuroprune_fairseq.files.atomic import replacing
-from neuroprune_fairseq.files.checkpoint import (
-    language_pair,
-    load_model,
-    write_without_small_weights,
-)
+from neuroprune_fairseq.files.checkpoint import language_pair, read_checkpoint, write_checkpoint
 from neuroprune_fairseq.files.errors import refuse, refusing
+from neuroprune_fairseq.files.models import model_of
+from neuroprune_fairseq.method.pruning import zero_small_weights_
 from neuroprune_fairseq.method.sparsity import measure
 
 PACKAGE = Path(neuroprune_fairseq.__file__).resolve().parent
@@ -222,6 +221,22 @@ def training_facts(checkpoint: Path) -> dict[str, Any]:
     return facts
 
 
+def with_weights_of(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's content with other weights and without optimizer state.
+
+    Args:
+        model: whose weights it is to hold, in its own precision.
+        state: the content; stays as it is.
+    """
+    # Only what the file had: a loaded model may hold buffers that its checkpoint does not.
+    weights = model.state_dict()
+    return {
+        **state,
+        "model": {name: weights[name] for name in state["model"]},
+        "last_optimizer_state": None,
+    }
+
+
 def evaluate(
     checkpoint: str | Path,
     data: str | Path,
@@ -243,13 +258,14 @@ def evaluate(
     settings = settings or GenerationSettings()
     checkpoint = Path(checkpoint)
     references = read_references(data, settings.subset)
-    model = load_model(checkpoint, data)  # before anything is written: it may refuse
+    state = read_checkpoint(checkpoint)
+    model = model_of(state, checkpoint)  # before anything is written: it may refuse
+    zero_small_weights_(model, tolerance)
     with tempfile.TemporaryDirectory(prefix="neuroprune-") as folder:
         path, name = checkpoint, f"{checkpoint.stem}.{settings.suffix()}"
         if tolerance:
             path, name = Path(folder) / checkpoint.name, f"{name}.tolerance-{tolerance:g}"
-            write_without_small_weights(checkpoint, path, tolerance, data)
-            model = load_model(path, data)
+            write_checkpoint(with_weights_of(model, state), path)
         output = checkpoint.parent / f"{name}.txt"
         generate(path, data, settings, output, len(references))
     hypotheses = read_hypotheses(output)

@@ -8,8 +8,8 @@ from neuroprune_fairseq.plugin import compat
 compat.check_environment()
 compat.allow_fairseq_checkpoints()
 compat.refuse_unwritable_save_dirs()
+compat.build_models_in_their_sizes()
 
-from neuroprune_fairseq.compact import model  # noqa: E402, F401  (registers)
 from neuroprune_fairseq.plugin import architectures  # noqa: E402, F401  (registers)
 from neuroprune_fairseq.plugin.registration import prunable_criterion, prunable_task  # noqa: E402
 

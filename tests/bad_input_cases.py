@@ -240,7 +240,6 @@ CASES = [
             "--target-heads 9 --target-update 999": "--target-update 999 must be within the run",
             "--target-heads 9 --patience 2": "--patience could end the run before .*; drop it",
             "--arch lstm": "the model has no attention modules to prune; name a Transformer",
-            "--arch neuroprune_compact": "needs a compact checkpoint: --restore-file FILE",
             "--lr 1e999 --max-tokens 9999": "is not finite after 1 updates; lower --lr",
             "--lr 1e30": "update 2 failed .*; lower --lr or the penalties' weights",
             "--attn-penalty-weight 1e38 --clip-norm 1": "update 1 failed .*; lower --lr or the",

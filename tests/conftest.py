@@ -18,8 +18,8 @@ from fairseq_cli import preprocess, train
 
 import neuroprune_fairseq  # noqa: F401  (registers)
 from neuroprune_fairseq.cli import compact as compact_command
-from neuroprune_fairseq.compact.files import model_of
 from neuroprune_fairseq.files.checkpoint import read_checkpoint
+from neuroprune_fairseq.files.models import model_of
 from neuroprune_fairseq.method.pruning import zero_heads_
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 

@@ -12,7 +12,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, build_model
 
 from neuroprune_experiments.report.facts import AttentionFacts, MLPFacts, ModelFacts, Pattern
 from neuroprune_fairseq.compact.cutting import compact, make_plan
-from neuroprune_fairseq.compact.files import compact_state
+from neuroprune_fairseq.compact.state import compact_state
 from neuroprune_fairseq.method.pruning import zero_heads_
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 

@@ -17,6 +17,8 @@ import neuroprune_fairseq
 from neuroprune_experiments import evaluation, figures
 from neuroprune_fairseq.cli.user_dir import user_dir
 from neuroprune_fairseq.files import checkpoint, results
+from neuroprune_fairseq.files.models import load_model
+from neuroprune_fairseq.method.pruning import zero_small_weights_
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks, prunable_weights
 
 
@@ -62,8 +64,12 @@ def test_the_copy_for_a_tolerance_zeroes_small_prunable_weights_and_nothing_else
     saved, corpus, tmp_path
 ):
     path = saved()
-    checkpoint.write_without_small_weights(path, tmp_path / "copy.pt", 0.02, corpus)
-    before, after = (checkpoint.load_model(each, corpus) for each in (path, tmp_path / "copy.pt"))
+    before, after = load_model(path), load_model(path)
+    zero_small_weights_(after, 0.02)
+    state = evaluation.with_weights_of(after, checkpoint.read_checkpoint(path))
+    checkpoint.write_checkpoint(state, tmp_path / "copy.pt")
+    assert state["last_optimizer_state"] is None
+    after = load_model(tmp_path / "copy.pt")
     names = {id(parameter): name for name, parameter in before.named_parameters()}
     prunable = {
         names[id(weight)]

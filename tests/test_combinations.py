@@ -14,7 +14,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from neuroprune_fairseq.cli import compact as compact
-from neuroprune_fairseq.files.checkpoint import load_model, model_flags, read_checkpoint
+from neuroprune_fairseq.files.checkpoint import model_flags, read_checkpoint
+from neuroprune_fairseq.files.models import load_model
 from neuroprune_fairseq.method.pruning import pruned_heads
 from neuroprune_fairseq.method.sparsity import measure
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
@@ -60,7 +61,7 @@ def test_a_feature_trains_with_a_way_of_pruning(
     stock = {"criterion": "label_smoothed_cross_entropy"}
     run_train(*flags, **(stock if method == "dsp" else {}))
     path = tmp_path / "run" / "checkpoint_last.pt"
-    model = load_model(path, corpus)
+    model = load_model(path)
     blocks = attention_blocks(model)
     found = measure(model)
     expected = len(blocks) if method == "threshold" else 5
@@ -106,10 +107,10 @@ def test_our_configuration_trains_with_hydra_and_its_checkpoint_is_like_any_othe
     hydra_train, corpus, tmp_path
 ):
     path = hydra_train("task.head_distance_threshold=100", "+model.decoder_layers=1")
-    assert measure(load_model(path, corpus))["heads_kept"] == 3
+    assert measure(load_model(path))["heads_kept"] == 3
     assert "--encoder-layers" in model_flags(read_checkpoint(path))
     compact.main([str(path), str(tmp_path / "small.pt")])
-    smaller = load_model(tmp_path / "small.pt", corpus)
+    smaller = load_model(tmp_path / "small.pt")
     assert [block.num_heads for block in attention_blocks(smaller)] == [1, 1, 1]
 
 

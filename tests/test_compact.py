@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 import pytest
 import torch
 from fairseq.sequence_generator import SequenceGenerator
 
-from neuroprune_fairseq.cli.compact_report import flops_per_token, format_table
+from neuroprune_fairseq.cli.compact_report import format_table
 from neuroprune_fairseq.compact import compact, cutting, shapes
-from neuroprune_fairseq.compact.cutting import reshape_
+from neuroprune_fairseq.compact.cost import flops_per_token
 from neuroprune_fairseq.compact.modules import ConstantAttention
+from neuroprune_fairseq.compact.sizes import head_numbers, per_layer_config, reshape_, set_sizes_
 from neuroprune_fairseq.method.pruning import zero_heads_
 from neuroprune_fairseq.method.sparsity import measure
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
@@ -37,6 +40,10 @@ def prune_(model, heads, neurons):
         block.fc1.weight[:half] = 0.0  # their biases stay: a constant activation
         block.fc2.weight[:, half:neurons] = 0.0
     return model
+
+
+def sizes_of(model):
+    return per_layer_config(model, head_numbers(Namespace(), model))
 
 
 @torch.no_grad()
@@ -126,6 +133,17 @@ def test_a_constant_module_gives_even_attention_to_what_is_no_padding():
     assert weights[1].tolist() == [[0.0, 0.0, 0.5, 0.5]] * 3
 
 
+def test_a_constant_module_gives_its_weights_to_every_hypothesis_of_a_beam():
+    module = ConstantAttention(torch.tensor([1.0, 2.0]))
+    query, key = torch.zeros(1, 6, 2), torch.zeros(4, 2, 2)  # 2 sentences, beam 3
+    padding = torch.tensor([[False] * 4, [True, True, False, False]])
+
+    weights = module(query, key, key, key_padding_mask=padding)[1]
+
+    assert weights.shape == (6, 1, 4)
+    assert weights[:, 0, 0].tolist() == [0.25] * 3 + [0.0] * 3
+
+
 def test_a_head_with_only_a_v_bias_is_folded_into_the_out_proj_bias(build_model, sample):
     model = randomise_biases_(build_model(**TINY))
     block = attention_blocks(model)[0]
@@ -189,14 +207,14 @@ def test_wide_models_read_only_the_input_dimensions_that_are_not_zero(
 
     once = compact(model)
 
-    assert shapes(once)["decoder.layers.1.encoder_attn.inputs"] == list(range(1, 48, 2))
+    assert sizes_of(once)["decoder.layers.1"]["encoder_attn"]["inputs"] == list(range(1, 48, 2))
     assert_equal(model, once, sample)
 
     for block in attention_blocks(once):
         for projection in (block.q_proj, block.k_proj, block.v_proj):
             projection.weight[:, :10] = 0.0
     twice = compact(once)
-    assert shapes(twice)["encoder.layers.0.self_attn.inputs"] == list(range(21, 48, 2))
+    assert sizes_of(twice)["encoder.layers.0"]["self_attn"]["inputs"] == list(range(21, 48, 2))
     assert_equal(once, twice, sample)
 
 
@@ -210,17 +228,61 @@ def test_narrow_models_read_all_input_dimensions(build_model):
     assert shapes(compact(model)) == shapes(model)
 
 
-def test_sizes_that_a_model_cannot_have_are_refused(build_model):
-    for sizes in (
-        {"encoder.layers.9.self_attn": 2},
-        {"encoder.layers.0.self_attn": 7},
-        {"encoder.layers.0.self_attn": "2"},
-        {"encoder.layers.0": 0},
-        {"encoder.layers.0.self_attn.inputs": [48]},
-        {"encoder.layers.0.inputs": [1]},
-    ):
-        with pytest.raises(ValueError, match="encoder.layers"):
-            reshape_(build_model(**TINY), sizes)
+def test_the_config_names_only_what_differs_and_heads_by_their_first_numbers(build_model):
+    model = build_model(**TINY)
+    zero_heads_(attention_blocks(model)[0], torch.tensor([1, 4]))
+    zero_heads_(attention_blocks(model)[5], torch.arange(6))
+    with torch.no_grad():
+        mlp_blocks(model)[1].fc2.weight[:, 5:] = 0.0
+    plan, settings = cutting.make_plan(model), Namespace()
+    once = compact(model, plan)
+    set_sizes_(settings, per_layer_config(once, head_numbers(settings, model, plan)))
+    assert settings.per_layer_config == {
+        "encoder.layers.0": {"self_attn": {"num_attention_heads": 4, "heads": [0, 2, 3, 5]}},
+        "encoder.layers.1": {"intermediate_size": 5},
+        "decoder.layers.1": {"encoder_attn": {"num_attention_heads": 0, "heads": []}},
+    }
+    zero_heads_(attention_blocks(once)[0], torch.tensor([0, 2]))
+    numbers = head_numbers(settings, once, cutting.make_plan(once))
+    assert list(numbers.items())[0] == ("encoder.layers.0.self_attn", [2, 5])
+    assert list(numbers.items())[-1] == ("decoder.layers.1.encoder_attn", [])
+
+
+def test_a_fresh_model_takes_the_sizes_of_a_compact_one(build_model):
+    once = compact(prune_(build_model(**TINY), heads=2, neurons=30))
+    fresh = build_model(**TINY, seed=7)
+    reshape_(fresh, sizes_of(once))
+    assert shapes(fresh) == shapes(once)
+    assert sizes_of(fresh) == sizes_of(once)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "gone",
+        {"encoder.layers.0": 3},
+        {"encoder.layers.9": {"intermediate_size": 2}},
+        {"encoder.layers.0": {"intermediate_size": 0}},
+        {"encoder.layers.0": {"intermediate_size": 97}},
+        {"encoder.layers.0": {"encoder_attn": {"num_attention_heads": 2, "heads": [0, 1]}}},
+        {"encoder.layers.0": {"self_attn": {"num_attention_heads": 7, "heads": list(range(7))}}},
+        {"encoder.layers.0": {"self_attn": {"num_attention_heads": "2", "heads": [0, 1]}}},
+        {"encoder.layers.0": {"self_attn": {"num_attention_heads": 2, "heads": [0]}}},
+        {"encoder.layers.0": {"self_attn": {"num_attention_heads": 2, "heads": [1, 0]}}},
+        {"encoder.layers.0": {"self_attn": {"num_attention_heads": 2}}},
+        {"encoder.layers.0": {"self_attn": {"heads": [0]}}},
+        {"encoder.layers.0": {"self_attn": {"inputs": [48]}}},
+        {"encoder.layers.0": {"self_attn": {"inputs": []}}},
+        {"encoder.layers.0": {"inputs": [1]}},
+    ],
+    ids=str,
+)
+def test_sizes_that_a_model_cannot_have_are_refused(build_model, config):
+    model = build_model(**TINY)
+    whole = shapes(model)
+    with pytest.raises(ValueError, match="encoder.layers|per_layer_config"):
+        reshape_(model, config)
+    assert shapes(model) == whole
 
 
 def test_flops_are_counted_as_by_hand(build_model):

@@ -11,7 +11,9 @@ from fairseq.models.transformer import TransformerModel
 from fairseq_cli import generate, interactive, train, validate
 
 from neuroprune_fairseq.cli.compact import main
+from neuroprune_fairseq.compact import shapes
 from neuroprune_fairseq.files.checkpoint import read_checkpoint
+from neuroprune_fairseq.files.models import load_model
 from tests.conftest import TRAIN_FLAGS, USER_DIR
 
 GENERATE = ["--user-dir", USER_DIR, "--beam", "3", "--max-len-b", "20", "--cpu"]
@@ -50,11 +52,13 @@ def test_the_compact_checkpoint_is_smaller_and_plain(checkpoints):
     assert checkpoints.small.stat().st_size < 0.8 * checkpoints.pruned.stat().st_size
     state = torch.load(checkpoints.small, weights_only=True)
     settings = state["cfg"]["model"]
-    assert settings.arch == settings._name == "neuroprune_compact"
-    assert settings.neuroprune_arch == "transformer_18x6_tiny"
-    assert settings.neuroprune_shapes["encoder.layers.0.self_attn"] == 5
-    assert settings.neuroprune_shapes["decoder.layers.1.encoder_attn"] == 0
-    assert settings.neuroprune_shapes["decoder.layers.1"] == 48
+    assert settings.arch == settings._name == "transformer_18x6_tiny"
+    assert settings.per_layer_config["encoder.layers.0"] == {
+        "intermediate_size": 48,
+        "self_attn": {"num_attention_heads": 5, "heads": [1, 2, 3, 4, 5]},
+    }
+    gone = {"num_attention_heads": 0, "heads": []}
+    assert settings.per_layer_config["decoder.layers.1"]["encoder_attn"] == gone
 
 
 def test_the_hub_interface_loads_it(corpus, checkpoints):
@@ -98,9 +102,9 @@ def test_fairseq_interactive_runs_it(corpus, checkpoints, capsys, tmp_path):
 
 
 def continue_training(corpus, folder, *flags):
-    """fairseq-train with nothing said on the size of the model."""
-    plain = TRAIN_FLAGS[: TRAIN_FLAGS.index("--arch")] + TRAIN_FLAGS[5:]
-    arguments = [str(corpus), *plain, "--arch", "neuroprune_compact", "--save-dir", str(folder)]
+    """fairseq-train with the flags that the model was first trained with."""
+    small = ["--encoder-layers", "2", "--decoder-layers", "2"]
+    arguments = [str(corpus), *TRAIN_FLAGS, *small, "--save-dir", str(folder)]
     arguments += ["--task", "translation_neuroprune", *flags]
     arguments += ["--criterion", "label_smoothed_cross_entropy_neuroprune"]
     train.main(options.parse_args_and_arch(options.get_training_parser(), arguments))
@@ -119,8 +123,7 @@ def test_training_goes_on_from_it_and_lowers_its_loss(corpus, checkpoints, tmp_p
     updates = [state["optimizer_history"][-1]["num_updates"] for state in (before, after)]
     assert updates[1] == 4 * updates[0]
     settings = after["cfg"]["model"]
-    assert settings.neuroprune_shapes == before["cfg"]["model"].neuroprune_shapes
-    assert settings.encoder_layers == 2
+    assert settings.per_layer_config == before["cfg"]["model"].per_layer_config
 
 
 def test_training_prunes_on_and_the_result_can_be_made_compact_again(corpus, checkpoints, tmp_path):
@@ -129,10 +132,7 @@ def test_training_prunes_on_and_the_result_can_be_made_compact_again(corpus, che
     again = tmp_path / "again.pt"
     main([str(tmp_path / "checkpoint_last.pt"), str(again)])
 
-    sizes = [
-        read_checkpoint(path)["cfg"]["model"].neuroprune_shapes
-        for path in (checkpoints.small, again)
-    ]
+    sizes = [shapes(load_model(path)) for path in (checkpoints.small, again)]
     assert sizes[0].keys() == sizes[1].keys()
     assert all(sizes[1][name] <= size for name, size in sizes[0].items())
     assert sum(sizes[1].values()) < sum(sizes[0].values())
@@ -145,8 +145,36 @@ def test_a_run_of_a_compact_model_is_resumed_from_its_save_dir(corpus, checkpoin
     assert state["extra_state"]["train_iterator"]["epoch"] == 3
 
 
-def test_training_without_a_compact_checkpoint_says_what_is_missing(corpus, checkpoints, tmp_path):
-    with pytest.raises(SystemExit, match="--restore-file"):
-        continue_training(corpus, tmp_path)
-    with pytest.raises(SystemExit, match="neuroprune-compact first"):
-        continue_training(corpus, tmp_path, "--restore-file", str(checkpoints.dense))
+def test_training_with_an_architecture_that_does_not_fit_says_so_in_one_line(
+    corpus, checkpoints, tmp_path
+):
+    restore = ["--restore-file", str(checkpoints.small), "--encoder-layers", "1"]
+    with pytest.raises(SystemExit, match="per_layer_config .* does not fit .*encoder.layers.1"):
+        continue_training(corpus, tmp_path, *restore)
+
+
+def test_fairseqs_own_task_trains_on_from_it_too(corpus, checkpoints, tmp_path):
+    plain = ["--task", "translation", "--criterion", "label_smoothed_cross_entropy"]
+    finetune = ["--finetune-from-model", str(checkpoints.small), "--max-epoch", "1"]
+    state = continue_training(corpus, tmp_path, *finetune, *plain)
+    weight = state["model"]["encoder.layers.0.self_attn.q_proj.weight"]
+    assert len(weight) == 5 * 8
+
+
+def test_a_compact_checkpoint_of_an_earlier_version_is_refused_in_one_line(
+    corpus, checkpoints, tmp_path, capsys
+):
+    state, old = read_checkpoint(checkpoints.small), tmp_path / "old.pt"
+    settings = state["cfg"]["model"]
+    del settings.per_layer_config
+    settings.arch = settings._name = "neuroprune_compact"
+    settings.neuroprune_shapes = {"encoder.layers.0": 48}
+    torch.save(state, old)
+    message = "earlier version; run neuroprune-compact on the original"
+    for use in (
+        lambda: main([str(old), str(tmp_path / "out.pt")]),
+        lambda: run_generate(corpus, old, capsys),
+        lambda: continue_training(corpus, tmp_path, "--restore-file", str(old)),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            use()

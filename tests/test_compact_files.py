@@ -10,16 +10,16 @@ import torch
 from neuroprune_fairseq.cli.compact import main
 from neuroprune_fairseq.compact import compact, shapes
 from neuroprune_fairseq.compact.cutting import make_plan
-from neuroprune_fairseq.compact.files import model_of
 from neuroprune_fairseq.compact.optimizer import cut_optimizer_state
 from neuroprune_fairseq.files.checkpoint import model_flags, read_checkpoint
+from neuroprune_fairseq.files.models import model_of
 from neuroprune_fairseq.structure import attention_blocks
 from tests.conftest import prune_
 
 
 def test_the_flags_of_a_compact_model_can_be_listed(checkpoints):
     flags = model_flags(read_checkpoint(checkpoints.small))
-    assert flags[:2] == ["--arch", "neuroprune_compact"]
+    assert flags[:2] == ["--arch", "transformer_18x6_tiny"]
 
 
 def test_checkpoints_of_equal_shapes_can_be_averaged(checkpoints, tmp_path):
@@ -112,7 +112,7 @@ def test_a_dense_checkpoint_stays_what_it_is_and_is_told_so(checkpoints, tmp_pat
     main([str(checkpoints.dense), str(tmp_path / "out.pt")])
     assert "nothing to do" in capsys.readouterr().out
     state = read_checkpoint(tmp_path / "out.pt")
-    assert state["cfg"]["model"].arch == "transformer_18x6_tiny"
+    assert "per_layer_config" not in state["cfg"]["model"]
     assert state["last_optimizer_state"] is None
 
 
@@ -141,14 +141,14 @@ def test_nothing_is_overwritten_without_being_asked(checkpoints, tmp_path, capsy
     assert "--overwrite" in capsys.readouterr().err
     assert out.read_text() == "mine"
     main([str(checkpoints.pruned), str(out), "--overwrite"])
-    assert read_checkpoint(out)["cfg"]["model"].arch == "neuroprune_compact"
+    assert "encoder.layers.0" in read_checkpoint(out)["cfg"]["model"].per_layer_config
 
 
 def damaged(state, kind):
     if kind == "settings":
-        state["cfg"]["model"].neuroprune_shapes = {"encoder.layers.0": 1000}
+        state["cfg"]["model"].per_layer_config["encoder.layers.0"]["intermediate_size"] = 1000
     elif kind == "sizes":
-        state["cfg"]["model"].neuroprune_shapes = "gone"
+        state["cfg"]["model"].per_layer_config = "gone"
     elif kind == "weights":
         del state["model"]["decoder.layers.0.fc1.weight"]
     elif kind == "embeddings":

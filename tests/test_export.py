@@ -13,8 +13,8 @@ from fairseq_cli import train
 from neuroprune_fairseq.cli.compact import main as compact_main
 from neuroprune_fairseq.cli.export import main
 from neuroprune_fairseq.compact import cutting
-from neuroprune_fairseq.compact.files import model_of
-from neuroprune_fairseq.files.checkpoint import load_model_and_task, read_checkpoint
+from neuroprune_fairseq.files.checkpoint import read_checkpoint
+from neuroprune_fairseq.files.models import load_model_and_task, model_of
 from neuroprune_fairseq.method.pruning import zero_heads_
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 from tests.conftest import TRAIN_FLAGS

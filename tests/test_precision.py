@@ -12,8 +12,8 @@ from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.optim import AMPOptimizer, FP16Optimizer, MemoryEfficientFP16Optimizer
 
-from neuroprune_fairseq.compact.files import model_of
 from neuroprune_fairseq.files.checkpoint import read_checkpoint
+from neuroprune_fairseq.files.models import model_of
 from neuroprune_fairseq.method.pruning import ZeroMask, eliminate_redundant_heads, pruned_heads
 from neuroprune_fairseq.plugin.precision import master_weights
 from neuroprune_fairseq.structure import attention_blocks

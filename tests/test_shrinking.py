@@ -6,13 +6,15 @@ import pytest
 import torch
 from test_task import epoch_lines, heads_kept, load
 
+from neuroprune_fairseq.compact import shapes
 from neuroprune_fairseq.compact.optimizer import trained_parameters
-from neuroprune_fairseq.compact.trainer import cut_trainer_
 from neuroprune_fairseq.files.checkpoint import read_checkpoint
+from neuroprune_fairseq.files.models import load_model
 from neuroprune_fairseq.plugin import compacting
 from neuroprune_fairseq.plugin.compacting import with_original_numbers
 from neuroprune_fairseq.plugin.criterion import PenalisedCriterion
 from neuroprune_fairseq.plugin.precision import master_copies
+from neuroprune_fairseq.plugin.trainer import compact_trainer_
 from neuroprune_fairseq.structure import attention_blocks
 
 THRESHOLD = ("--head-distance-threshold", 0.335)
@@ -41,10 +43,10 @@ def losses(monkeypatch):
 
 
 def shapes_of(path):
-    """Heads of every attention module and neurons of every MLP in a checkpoint's settings."""
-    shapes = read_checkpoint(path)["cfg"]["model"].neuroprune_shapes
-    heads = [size for name, size in shapes.items() if name.endswith("attn")]
-    return heads, [size for name, size in shapes.items() if not name.endswith("attn")]
+    """Heads of every attention module and neurons of every MLP of a checkpoint."""
+    sizes = shapes(load_model(path))
+    heads = [size for name, size in sizes.items() if name.endswith("attn")]
+    return heads, [size for name, size in sizes.items() if not name.endswith("attn")]
 
 
 @pytest.mark.parametrize(
@@ -98,10 +100,9 @@ def test_checkpoints_are_compact_from_the_cut_on_and_load_as_any(run_train, tmp_
     first = read_checkpoint(tmp_path / "run" / "checkpoint_1_4.pt")
     assert first["cfg"]["model"].arch == "transformer_18x6_tiny"
     settings = state["cfg"]["model"]
-    assert (settings.arch, settings.neuroprune_arch) == (
-        *("neuroprune_compact", "transformer_18x6_tiny"),
-    )
-    assert set(map(tuple, settings.neuroprune_heads.values())) == {(5,)}
+    assert settings.arch == "transformer_18x6_tiny"
+    config = settings.per_layer_config
+    assert config["decoder.layers.1"]["encoder_attn"] == {"num_attention_heads": 1, "heads": [5]}
     model = load(tmp_path / "run" / "checkpoint_last.pt")
     assert [block.num_heads for block in attention_blocks(model)] == [1] * 6
     weights = sum(weight.numel() for weight in first["model"].values())
@@ -124,7 +125,7 @@ def test_moments_and_master_copies_are_cut_to_the_bit_and_the_rate_stays(run_tra
 
     def spy(trainer, plan):
         (old, before), model = facts(trainer), trainer.get_model()
-        cut_trainer_(trainer, plan)
+        compact_trainer_(trainer, plan)
         new, after = facts(trainer)
         assert before == after
         kept = {b.name: torch.arange(40, 48) for b in attention_blocks(model)}  # head 5
@@ -139,7 +140,7 @@ def test_moments_and_master_copies_are_cut_to_the_bit_and_the_rate_stays(run_tra
                 assert torch.equal(mine, whole), name
                 compared.append(name)
 
-    monkeypatch.setattr(compacting, "cut_trainer_", spy)
+    monkeypatch.setattr(compacting, "compact_trainer_", spy)
     run_train("--max-epoch", 2, *SMALL, "--shrink", "--bf16", *ALL_BUT_ONE)
     assert len(compared) == 3 * len({*compared}) > 200
 
@@ -160,7 +161,7 @@ def test_the_baselines_shrink_once_their_heads_are_chosen(run_train, tmp_path):
     whole = run_train(*flags, **task, name="whole")
     shrunken = run_train(*flags, "--shrink", **task)
     folder = tmp_path / "run"
-    assert "neuroprune_shapes" not in read_checkpoint(folder / "checkpoint1.pt")["cfg"]["model"]
+    assert "per_layer_config" not in read_checkpoint(folder / "checkpoint1.pt")["cfg"]["model"]
     assert sum(shapes_of(folder / "checkpoint_last.pt")[0]) == 12
     assert heads_kept(folder / "checkpoint_last.pt") == 12
     losses = [state["extra_state"]["val_loss"] for state in (whole, shrunken)]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
-
 import pytest
 import torch
 from torch import nn
@@ -86,26 +83,3 @@ def test_concatenated_heads_holds_each_heads_rows_of_q_k_and_v(build_model):
         rows = slice(8 * head, 8 * head + 8)
         expected = torch.cat([weight[rows].flatten() for weight in block.prunable_weights])
         assert torch.equal(concatenated_heads(block)[head], expected)
-
-
-def test_a_model_is_searched_once_and_again_when_a_module_was_replaced(build_model):
-    model, other = build_model(), build_model(seed=2)
-    first = attention_blocks(model)
-    assert all(a is b for a, b in zip(first, attention_blocks(model)))
-    model.encoder.layers[0].self_attn = other.encoder.layers[0].self_attn
-    model.decoder.layers[2] = other.decoder.layers[2]
-    model.decoder.layers[1].fc2 = nn.Linear(96, 48)
-    found = attention_blocks(model)
-    assert found[0].module is other.encoder.layers[0].self_attn
-    assert found[10].module is other.decoder.layers[2].self_attn
-    assert mlp_blocks(model)[7].fc2 is model.decoder.layers[1].fc2
-    assert [block.name for block in found] == [block.name for block in first]
-
-
-def test_a_searched_model_is_not_kept_alive(build_model):
-    model = build_model()
-    attention_blocks(model)
-    gone = weakref.ref(model)
-    del model
-    gc.collect()
-    assert gone() is None

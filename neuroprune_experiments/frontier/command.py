@@ -146,13 +146,15 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
     from neuroprune_experiments.frontier.runner import Experiment, ScriptRunner
     from neuroprune_experiments.frontier.study import experiment_facts, open_study
     from neuroprune_experiments.frontier.worker import Worker
-    from neuroprune_fairseq.files.checkpoint import load_model, model_flags, read_checkpoint
+    from neuroprune_fairseq.files.checkpoint import model_flags, read_checkpoint
+    from neuroprune_fairseq.files.models import model_of
     from neuroprune_fairseq.method.sparsity import measure
 
     if not args.data.is_dir():
         refuse(f"--data {args.data}: no such folder; scripts/prepare.sh makes one")
-    architecture = " ".join(model_flags(read_checkpoint(args.pretrained)))
-    heads_total = measure(load_model(args.pretrained, args.data))["heads_total"]
+    state = read_checkpoint(args.pretrained)
+    architecture = " ".join(model_flags(state))
+    heads_total = measure(model_of(state, args.pretrained))["heads_total"]
     _make_folder(args.out)
     experiment = Experiment(
         *(args.method, args.data, args.pretrained, args.out),

@@ -10,18 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuroprune_fairseq.compact.cutting import shapes
 from neuroprune_fairseq.compact.modules import SelectedLinear
+from neuroprune_fairseq.compact.sizes import head_numbers, sizes_in
 from neuroprune_fairseq.method.redundancy import head_importance
 from neuroprune_fairseq.method.sparsity import head_mask, measure
 from neuroprune_fairseq.structure import (
     AttentionBlock,
     MLPBlock,
     RemovedAttention,
-    attention_blocks,
+    all_attention,
     attention_kind,
     mlp_blocks,
-    removed_attention,
 )
 
 # A pattern has at most this many cells per side; the longer side of an MLP matrix twice as many.
@@ -197,17 +196,12 @@ def take_facts(
         method: of the frontier's methods, or "dense".
         num_updates: how long it was trained.
     """
-    blocks = {b.name: b for b in (*attention_blocks(model), *removed_attention(model))}
-    kept = getattr(settings, "neuroprune_heads", {})
-    modules = [
-        _attention_facts(name, blocks[name], kept.get(name))
-        for name in shapes(model)  # in forward order, removed ones too
-        if name in blocks
-    ]
+    kept = head_numbers(settings, model)
+    modules = [_attention_facts(b.name, b, kept[b.name]) for b in all_attention(model)]
     return ModelFacts(
         label=label,
         method=method,
-        is_compact=hasattr(settings, "neuroprune_shapes"),
+        is_compact=bool(sizes_in(settings)),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         num_updates=num_updates,
         sparsity=measure(model),

@@ -13,10 +13,10 @@ from typing import Any
 from neuroprune_experiments.frontier.records import record_fault
 from neuroprune_experiments.report.facts import ModelFacts, take_facts
 from neuroprune_experiments.report.runs import Run, read_run
-from neuroprune_fairseq.compact.files import model_of, settings_of
 from neuroprune_fairseq.files import run_log
 from neuroprune_fairseq.files.checkpoint import read_checkpoint
 from neuroprune_fairseq.files.errors import refuse, refusing
+from neuroprune_fairseq.files.models import model_of, settings_of
 from neuroprune_fairseq.files.results import COUNT, number_fault, read_records
 from neuroprune_fairseq.method.pruning import zero_small_weights_
 

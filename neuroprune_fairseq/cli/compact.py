@@ -15,18 +15,12 @@ from torch import nn
 
 from neuroprune_fairseq.cli.compact_report import format_table
 from neuroprune_fairseq.compact.check import check_equal
-from neuroprune_fairseq.compact.cutting import Plan, compact, make_plan, shapes
-from neuroprune_fairseq.compact.files import (
-    check_settings,
-    compact_state,
-    is_half_precision,
-    model_of,
-    settings_of,
-    stand_in_dictionaries,
-)
+from neuroprune_fairseq.compact.cutting import Plan, compact, cuts_something, make_plan
+from neuroprune_fairseq.compact.state import check_settings, compact_state, is_half_precision
 from neuroprune_fairseq.files.atomic import replacing
 from neuroprune_fairseq.files.checkpoint import read_checkpoint
 from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
+from neuroprune_fairseq.files.models import load_model, model_of, settings_of
 from neuroprune_fairseq.method.pruning import zero_small_weights_
 
 # Largest relative difference of logits: rounding in fp32, and in half precision where the
@@ -39,10 +33,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="neuroprune-compact",
         description="Cut pruned heads and neurons out of a fairseq checkpoint. The result is "
         "checked against the original before it gets its name, and loads wherever fairseq is "
-        "given --user-dir; training goes on from it with --arch neuroprune_compact "
+        "given --user-dir; training goes on from it with the original's --arch and "
         "--restore-file OUT.",
     )
-    parser.add_argument("input", metavar="IN", help="checkpoint of a transformer")
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        help="checkpoint of a Transformer: translation, BART, language model, RoBERTa ...",
+    )
     parser.add_argument("output", metavar="OUT", help="compact checkpoint to write")
     parser.add_argument(
         "--tolerance",
@@ -63,15 +61,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(written: Path, state: dict[str, Any], before: nn.Module) -> None:
     """Load what was written and compare it with the model it was cut from."""
-    dictionaries = stand_in_dictionaries(state)
     limit = HALF_LIMIT if is_half_precision(state) else LIMIT
-    after = model_of(read_checkpoint(written), str(written))
+    after = load_model(written)
     if is_half_precision(state):
         # Rounded biases may turn the order of two translations: compare the exact cut.
-        difference = check_equal(before, compact(before), *dictionaries, LIMIT)
-        difference = difference or check_equal(before, after, *dictionaries, limit, beam=False)
+        difference = check_equal(before, compact(before), LIMIT)
+        difference = difference or check_equal(before, after, limit, beam=False)
     else:
-        difference = check_equal(before, after, *dictionaries, limit)
+        difference = check_equal(before, after, limit)
     if difference:
         refuse(f"the compact model does not match: {difference}; nothing was written")
 
@@ -120,10 +117,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     original = model_of(state, arguments.input)
     before = copy.deepcopy(original)
     zero_small_weights_(before, arguments.tolerance)
-    new_state, after = _cut_state(state, before, make_plan(before), arguments)
+    plan = make_plan(before)
+    new_state, after = _cut_state(state, before, plan, arguments)
     _write_checked(new_state, state, before, out)
     print(format_table(original, after))
-    if shapes(after) == shapes(original):
+    if not cuts_something(plan, before):
         print(f"nothing to do: no head and no neuron of {arguments.input} is zero")
     if state.get("last_optimizer_state") and not arguments.keep_optimizer:
         print("optimizer state left out (--keep-optimizer keeps it)")

@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from neuroprune_fairseq.compact.files import check_settings, settings_of
-from neuroprune_fairseq.files.checkpoint import load_model_and_task, read_checkpoint, settings_group
+from neuroprune_fairseq.compact.state import check_settings
+from neuroprune_fairseq.files.checkpoint import read_checkpoint, settings_group
 from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
+from neuroprune_fairseq.files.models import load_model_and_task, settings_of
 
 QUANTIZATIONS = ("int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16")
 QUANTIZATIONS += ("float16", "bfloat16", "float32")

@@ -7,86 +7,110 @@ from typing import Any
 
 import torch
 from fairseq.data import Dictionary
+from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor, nn
 
 BATCHES, SENTENCES, LONGEST, BEAM = 3, 8, 20, 4
 
 
-def random_batch(source: Dictionary, target: Dictionary, seed: int) -> dict[str, Any]:
+def _dictionary(model: nn.Module, side: str) -> Dictionary | None:
+    return getattr(getattr(model, side, None), "dictionary", None)
+
+
+def _tokens(dictionary: Dictionary, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    return torch.randint(dictionary.nspecial, len(dictionary), shape, generator=generator)
+
+
+def random_batch(model: nn.Module, seed: int) -> dict[str, Any]:
     """Sentences of random tokens, of different lengths, padded as fairseq pads them.
 
+    Args:
+        model: a fairseq model; it knows its dictionaries and how long a sentence may be.
+        seed: of the tokens.
+
     Returns:
-        A sample as fairseq's models and generators take it.
+        The ``net_input`` of a sample as the model takes it.
     """
     generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, LONGEST + 1, (SENTENCES,), generator=generator)
+    limits = model.max_positions()
+    longest = min(LONGEST, *limits) if isinstance(limits, tuple) else min(LONGEST, limits)
+    lengths = torch.randint(1, longest + 1, (SENTENCES,), generator=generator)
     lengths, longest = lengths.sort(descending=True).values, int(lengths.max())
-
-    def tokens(dictionary: Dictionary) -> Tensor:
-        shape = (SENTENCES, longest)
-        drawn = torch.randint(dictionary.nspecial, len(dictionary), shape, generator=generator)
-        return drawn
-
-    position = torch.arange(longest)
-    src_tokens = tokens(source).masked_fill(position < longest - lengths[:, None], source.pad())
+    position, shape = torch.arange(longest), (SENTENCES, longest)
+    source, target = (_dictionary(model, side) for side in ("encoder", "decoder"))
+    first = source or target
+    tokens = _tokens(first, shape, generator)
+    if not (source and target):
+        tokens[:, 0] = first.bos()
+        return {
+            "src_tokens": tokens.masked_fill(position >= lengths[:, None], first.pad()),
+            "src_lengths": lengths,
+        }
+    src_tokens = tokens.masked_fill(position < longest - lengths[:, None], source.pad())
     src_tokens[:, -1] = source.eos()  # padding on the left
-    previous = tokens(target).masked_fill(position >= lengths[:, None], target.pad())
+    previous = _tokens(target, shape, generator)
+    previous = previous.masked_fill(position >= lengths[:, None], target.pad())
     previous[:, 0] = target.eos()
-    inputs = {"src_tokens": src_tokens, "src_lengths": lengths, "prev_output_tokens": previous}
-    return {"net_input": inputs}
+    return {"src_tokens": src_tokens, "src_lengths": lengths, "prev_output_tokens": previous}
+
+
+def _outputs(model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
+    """The logits of every token, and those of classification heads."""
+    heads = getattr(model, "classification_heads", ())
+    found = [model(**inputs)[0]]
+    return found + [model(**inputs, classification_head_name=name)[0] for name in heads]
 
 
 @torch.no_grad()
-def logit_difference(first: nn.Module, second: nn.Module, sample: dict[str, Any]) -> float:
+def logit_difference(first: nn.Module, second: nn.Module, inputs: dict[str, Any]) -> float:
     """Largest difference of the teacher-forced logits, relative to the largest logit."""
-    expected = first(**sample["net_input"])[0]
-    found = second(**sample["net_input"])[0]
-    if not (expected.isfinite().all() and found.isfinite().all()):
-        return float("inf")
-    return ((expected - found).abs().max() / expected.abs().max()).item()
+    worst = 0.0
+    for expected, found in zip(_outputs(first, inputs), _outputs(second, inputs)):
+        if not (expected.isfinite().all() and found.isfinite().all()):
+            return float("inf")
+        worst = max(worst, ((expected - found).abs().max() / expected.abs().max()).item())
+    return worst
 
 
-def _translate(model: nn.Module, target: Dictionary, sample: dict[str, Any]) -> list[list[int]]:
+def _translate(model: nn.Module, inputs: dict[str, Any]) -> list[list[int]]:
     generator = SequenceGenerator(
-        [model], target, beam_size=BEAM, max_len_a=1, max_len_b=5, normalize_scores=True
+        [model], model.decoder.dictionary, beam_size=BEAM, max_len_a=1, max_len_b=5
     )
-    found = generator.generate([model], {"net_input": dict(sample["net_input"])})
+    found = generator.generate([model], {"net_input": dict(inputs)})
     return [hypothesis["tokens"].tolist() for beams in found for hypothesis in beams]
 
 
+def _translations_differ(before: nn.Module, after: nn.Module, batches: list[dict]) -> bool:
+    before, after = copy.deepcopy(before).double(), copy.deepcopy(after).double()
+    return any(_translate(before, inputs) != _translate(after, inputs) for inputs in batches)
+
+
 def check_equal(
-    before: nn.Module,
-    after: nn.Module,
-    source: Dictionary,
-    target: Dictionary,
-    limit: float = 1e-5,
-    beam: bool = True,
+    before: nn.Module, after: nn.Module, limit: float = 1e-5, beam: bool = True
 ) -> str | None:
     """Compare two models on random batches, teacher-forced and by beam search.
 
-    The logits are compared in fp32. Beam search runs in fp64, where rounding cannot turn
-    the order of two almost equally good translations.
+    The logits are compared in fp32. Beam search, where there is an encoder and a decoder, runs
+    in fp64, where rounding cannot turn the order of two almost equally good translations.
 
     Args:
         before: the model with its zeros, fp32, in evaluation mode.
         after: the compact one.
-        source: source dictionary.
-        target: target dictionary.
         limit: largest relative difference of logits that is let pass.
         beam: also compare the translations of beam search.
 
     Returns:
         What differs, None when nothing does.
     """
-    batches = [random_batch(source, target, seed) for seed in range(BATCHES)]
-    worst = max(logit_difference(before, after, sample) for sample in batches)
+    if pairs := getattr(before, "models", None):  # one model for each language pair
+        checks = (check_equal(pairs[name], after.models[name], limit, beam) for name in pairs)
+        return next(filter(None, checks), None)
+    batches = [random_batch(before, seed) for seed in range(BATCHES)]
+    worst = max(logit_difference(before, after, inputs) for inputs in batches)
     if not worst <= limit:
         return f"logits differ by {worst:.1e} relative, more than {limit:.0e}"
-    if not beam:
-        return None
-    before, after = copy.deepcopy(before).double(), copy.deepcopy(after).double()
-    for sample in batches:
-        if _translate(before, target, sample) != _translate(after, target, sample):
-            return "beam search finds other translations"
+    translates = beam and isinstance(before, FairseqEncoderDecoderModel)
+    if translates and _translations_differ(before, after, batches):
+        return "beam search finds other translations"
     return None

@@ -1,4 +1,4 @@
-"""Cutting heads and hidden neurons that contribute nothing, or only a constant, to a model.
+"""Cutting heads and hidden neurons that contribute nothing, or only a constant, out of a model.
 
 What is kept is described by a plan: a dictionary from a block's name to the indices that stay,
 "encoder.layers.0.self_attn" for heads, "encoder.layers.0.self_attn.inputs" for the dimensions
@@ -9,7 +9,6 @@ model's weights and an optimizer's moments.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,13 @@ from neuroprune_fairseq.method.pruning import (
     pruned_neurons,
 )
 from neuroprune_fairseq.method.sparsity import head_mask
-from neuroprune_fairseq.structure import AttentionBlock, MLPBlock, attention_blocks, mlp_blocks
+from neuroprune_fairseq.structure import (
+    AttentionBlock,
+    MLPBlock,
+    all_attention,
+    attention_blocks,
+    mlp_blocks,
+)
 
 Plan = dict[str, Tensor]
 
@@ -74,12 +79,25 @@ def _neurons_to_keep(block: MLPBlock) -> Tensor:
     return _at_least_one(_others(idle_neurons(block), block.fc1.out_features))
 
 
+def whole_plan(model: nn.Module) -> Plan:
+    """The plan that keeps everything."""
+    plan = {block.name: torch.arange(block.num_heads) for block in attention_blocks(model)}
+    plan.update((mlp.name, torch.arange(mlp.fc1.out_features)) for mlp in mlp_blocks(model))
+    return plan
+
+
+def cuts_something(plan: Plan, model: nn.Module) -> bool:
+    """Whether a plan keeps less than everything."""
+    whole = whole_plan(model)
+    return plan.keys() != whole.keys() or any(len(plan[name]) < len(whole[name]) for name in whole)
+
+
 @torch.no_grad()
 def make_plan(model: nn.Module) -> Plan:
     """What of a model must stay for its output to stay.
 
     Args:
-        model: a fairseq Transformer, not wrapped.
+        model: a fairseq model, not wrapped.
 
     Returns:
         For every block the indices, ascending, of the heads or hidden neurons to keep, and
@@ -101,7 +119,7 @@ def plan_of_pruned(model: nn.Module) -> Plan:
     that training might yet bring back.
 
     Args:
-        model: a fairseq Transformer, not wrapped.
+        model: a fairseq model, not wrapped.
     """
     plan = {}
     for block in attention_blocks(model):
@@ -141,17 +159,22 @@ def _select_inputs_(linear: nn.Linear, kept: Tensor) -> None:
     linear.in_features = len(kept)
 
 
+def _constant(block: AttentionBlock) -> ConstantAttention:
+    """What takes the place of a module without heads."""
+    bias = block.out_proj.bias
+    constant = ConstantAttention(bias.data, bias.requires_grad)
+    constant.full_num_heads = block.full_num_heads
+    constant.full_attention_size = sum(block.full_sizes)
+    return constant.train(block.module.training)
+
+
 def _keep_heads_(model: nn.Module, block: AttentionBlock, heads: Tensor) -> None:
     """Cut all heads but these out of a module; replace the module when none is left."""
     if len(heads) == block.num_heads:
         return
     if not len(heads):
-        parent, _, name = block.name.rpartition(".")
-        bias = block.out_proj.bias
-        constant = ConstantAttention(bias.data, bias.requires_grad)
-        constant.full_num_heads = block.full_num_heads
-        constant.full_attention_size = sum(block.full_sizes)
-        setattr(model.get_submodule(parent), name, constant.train(block.module.training))
+        parent, _, name = block.name.rpartition(".")  # a shared layer has it under one name
+        setattr(model.get_submodule(parent), name, _constant(block))
         return
     rows = torch.arange(block.num_heads * block.head_dim, device=heads.device)
     rows = block.head_rows(rows)[heads].flatten()
@@ -195,7 +218,7 @@ def compact(model: nn.Module, plan: Plan | None = None) -> nn.Module:
     dimensions that no head reads are left out where enough of them are zero.
 
     Args:
-        model: a fairseq Transformer, not wrapped.
+        model: a fairseq model, not wrapped.
         plan: what to keep, as :func:`make_plan` finds it by default.
 
     Returns:
@@ -209,54 +232,13 @@ def compact(model: nn.Module, plan: Plan | None = None) -> nn.Module:
     return smaller
 
 
-def shapes(model: nn.Module) -> dict[str, int | list[int]]:
+def shapes(model: nn.Module) -> dict[str, int]:
     """How many heads and hidden neurons every block of a model has, in forward order.
 
     Returns:
         By name: "encoder.layers.0.self_attn" has a number of heads (0 where the module is a
-        constant), "encoder.layers.0" of hidden neurons. "encoder.layers.0.self_attn.inputs",
-        where there is one, lists the dimensions that q, k and v read.
+        constant), "encoder.layers.0" of hidden neurons.
     """
-    sizes: dict[str, int | list[int]] = {}
-    for block in attention_blocks(model):
-        sizes[block.name] = block.num_heads
-        if isinstance(block.q_proj, SelectedLinear):
-            sizes[block.name + INPUTS] = block.q_proj.inputs.tolist()
+    sizes = {block.name: block.num_heads for block in all_attention(model)}
     sizes.update((block.name, block.fc1.out_features) for block in mlp_blocks(model))
-    modules = list(model.named_modules())
-    sizes.update((name, 0) for name, module in modules if isinstance(module, ConstantAttention))
-    order = [key for name, _ in modules for key in (name, name + INPUTS)]
-    return {name: sizes[name] for name in order if name in sizes}
-
-
-def _checked(name: str, size: object, whole: int, inputs: int) -> Tensor:
-    """The indices to keep for one entry of :func:`shapes`; ValueError when it cannot be."""
-    if name.endswith(INPUTS):
-        if not isinstance(size, list) or not set(size) <= set(range(inputs)) or not size:
-            raise ValueError(f"{name} is no list of some of {inputs} dimensions")
-        return torch.tensor(size)
-    smallest = 0 if name.endswith("attn") else 1
-    if not isinstance(size, int) or not smallest <= size <= whole:
-        raise ValueError(f"{name} cannot have {size!r} of {whole} heads or neurons")
-    return torch.arange(size)
-
-
-def reshape_(model: nn.Module, sizes: Mapping[str, int | list[int]]) -> None:
-    """Cut a freshly built model down to the sizes of a compact one, in place.
-
-    Args:
-        model: with all heads and neurons; its weights are of no interest.
-        sizes: as :func:`shapes` returns them, a block that is not named stays whole.
-
-    Raises:
-        ValueError: a name or a number that the model cannot have.
-    """
-    whole = shapes(model)
-    widths = {block.name: block.q_proj.in_features for block in attention_blocks(model)}
-    plan = {name: torch.arange(size) for name, size in whole.items()}
-    for name, size in sizes.items():
-        block = name.removesuffix(INPUTS)
-        if block not in whole or (block != name and block not in widths):
-            raise ValueError(f"the model has no {name}")
-        plan[name] = _checked(name, size, whole[block], widths.get(block, 0))
-    cut_(model, plan)
+    return {name: sizes[name] for name, _ in model.named_modules() if name in sizes}

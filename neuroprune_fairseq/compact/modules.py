@@ -64,7 +64,7 @@ class ConstantAttention(nn.Module):
 
         Args:
             query: (tgt_len, batch, embed_dim).
-            key: (src_len, batch, key_dim).
+            key: (src_len, batch or batch / beam, key_dim).
             value: as key.
             key_padding_mask: (batch, src_len), True = padding.
             need_weights: return attention weights.
@@ -80,6 +80,8 @@ class ConstantAttention(nn.Module):
             if key_padding_mask is not None:
                 real = real.masked_fill(key_padding_mask.bool(), 0.0)
             even = real / real.sum(dim=1, keepdim=True)
+            # BART's beam search gives the keys of a sentence once, not once for every hypothesis.
+            even = even.repeat_interleave(query.shape[1] // key.shape[1], dim=0)
             weights = even.unsqueeze(1).expand(-1, query.shape[0], -1)
             weights = weights.unsqueeze(0) if need_head_weights else weights
         return self.bias.expand_as(query), weights

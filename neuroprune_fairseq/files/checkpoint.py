@@ -1,21 +1,19 @@
-"""Reading fairseq's checkpoints: their settings, their model, and a copy with fewer weights."""
+"""Reading fairseq's checkpoints and their settings; models.py builds what they hold."""
 
 from __future__ import annotations
 
 import argparse
 import ast
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils
 from fairseq.data import data_utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
-from torch import nn
 
 from neuroprune_fairseq.files.atomic import replacing
 from neuroprune_fairseq.files.errors import refuse, refusing
-from neuroprune_fairseq.method.pruning import zero_small_weights_
 
 # Settings that fairseq's models and tasks give to Python's eval() when they are built.
 _EVALUATED = (
@@ -25,6 +23,7 @@ _EVALUATED = (
     *("self_attention", "gated_attention", "project_input", "left_pad_source", "left_pad_target"),
     *("encoder_xformers_att_config", "decoder_xformers_att_config"),
 )
+MADE_EARLIER = "was made compact by an earlier version; run neuroprune-compact on the original"
 _DAMAGED = "is damaged, no checkpoint, or holds more than data, which is not loaded"
 _LITERALS = (ast.Expression, ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.BinOp, ast.UnaryOp)
 _LITERALS += (ast.Load, ast.Add, ast.Mult, ast.USub)
@@ -56,6 +55,11 @@ def model_settings(state: dict[str, Any]) -> argparse.Namespace | None:
     return settings_group(state, "model")
 
 
+def is_of_an_earlier_version(settings: Any) -> bool:
+    """Whether a compact model's settings name its sizes as this package no longer reads them."""
+    return "neuroprune_shapes" in settings
+
+
 def _is_literal(value: Any) -> bool:
     """Whether evaluating a setting runs no code: numbers, lists, and sums and products of these."""
     if not isinstance(value, str):
@@ -76,6 +80,8 @@ def _fault(state: Any) -> str:
         return "is no checkpoint of fairseq-train ('model' holds no weights)"
     if settings is None or not isinstance(getattr(settings, "arch", None), (str, type(None))):
         return "is no checkpoint of fairseq-train ('cfg' has no settings of a model)"
+    if is_of_an_earlier_version(settings):
+        return MADE_EARLIER
     for name in _EVALUATED:
         for group in (settings, settings_group(state, "task")):
             if not _is_literal(getattr(group, name, None)):
@@ -86,8 +92,12 @@ def _fault(state: Any) -> str:
     return ""
 
 
-def load_data(path: str | Path) -> Any:
+def load_data(path: str | Path, lazily: bool = False) -> Any:
     """Load what a file of torch.save holds to the CPU, without running code from it.
+
+    Args:
+        path: the file.
+        lazily: read tensors only where they are looked at; the file must stay as it is.
 
     Raises:
         SystemExit: one line, when the file is missing, damaged, or holds more than data.
@@ -95,7 +105,8 @@ def load_data(path: str | Path) -> Any:
     if not Path(path).is_file():
         refuse(f"{path}: no such checkpoint")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        lazily = lazily and zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except Exception:  # whatever unpickling comes upon in a file of any kind
         refuse(f"{path} {_DAMAGED}")
 
@@ -133,32 +144,6 @@ def write_checkpoint(state: dict[str, Any], path: str | Path) -> None:
     # torch reports a full disk as a RuntimeError.
     with refusing(f"{path} cannot be written", OSError, RuntimeError), replacing(path) as temporary:
         torch.save(state, temporary)
-
-
-def load_model(path: str | Path, data: str | Path) -> nn.Module:
-    """Build the model of a checkpoint.
-
-    Args:
-        path: a checkpoint of a translation task.
-        data: prepared corpus, for the dictionaries.
-
-    Returns:
-        The model in evaluation mode, on the CPU.
-
-    Raises:
-        SystemExit: one line, when checkpoint and dictionaries do not fit.
-    """
-    return load_model_and_task(path, data)[0].eval()
-
-
-def load_model_and_task(path: str | Path, data: str | Path) -> tuple[nn.Module, Any]:
-    """As :func:`load_model`, with fairseq's task, which has the dictionaries."""
-    read_checkpoint(path)
-    with refusing(f"{path} does not load with the dictionaries of --data {data}"):
-        models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-            [str(path)], arg_overrides={"data": str(data)}
-        )
-    return models[0], task
 
 
 def language_pair(data: str | Path, subset: str) -> tuple[str, str]:
@@ -212,23 +197,3 @@ def model_flags(state: dict[str, Any]) -> list[str]:
         elif value:
             flags.append(action.option_strings[0])
     return flags
-
-
-def write_without_small_weights(
-    path: str | Path, output: str | Path, tolerance: float, data: str | Path
-) -> None:
-    """Copy a checkpoint with every prunable weight of |w| < tolerance set to zero.
-
-    Args:
-        path: the checkpoint; stays as it is.
-        output: the copy, without optimizer state; replaced when it exists.
-        tolerance: magnitude below which a weight goes.
-        data: prepared corpus, for the dictionaries.
-    """
-    model = load_model(path, data)
-    zero_small_weights_(model, tolerance)
-    state = read_checkpoint(path)
-    # Only what the file had: a loaded model may hold buffers that its checkpoint does not.
-    state["model"] = {name: model.state_dict()[name] for name in state["model"]}
-    state["last_optimizer_state"] = None
-    write_checkpoint(state, output)

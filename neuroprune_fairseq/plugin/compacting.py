@@ -12,11 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from neuroprune_fairseq.compact import model as compact_model
-from neuroprune_fairseq.compact.cutting import Plan, plan_of_pruned, shapes
-from neuroprune_fairseq.compact.trainer import check_run, cut_trainer_
-
-__all__ = ["check_run", "compact_trainer_", "follow_checkpoint_", "in_original_numbers"]
+from neuroprune_fairseq.compact.cutting import Plan, cuts_something, plan_of_pruned
+from neuroprune_fairseq.compact.sizes import head_numbers
+from neuroprune_fairseq.plugin.trainer import compact_trainer_
 
 logger = logging.getLogger(__name__)
 
@@ -52,18 +50,11 @@ def with_original_numbers(
 
 def in_original_numbers(trainer: Any, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records of modules, in which heads have the numbers that they began with."""
-    numbers = getattr(trainer.cfg.model, "neuroprune_heads", None)
-    return with_original_numbers(records, numbers) if numbers else records
+    return with_original_numbers(records, head_numbers(trainer.cfg.model, trainer.get_model()))
 
 
-def follow_checkpoint_(cfg: Any, settings: Any) -> None:
-    """Ask for a compact model where training is to go on from a compact checkpoint, in place."""
-    if settings.compact:
-        compact_model.follow_checkpoint_(cfg)
-
-
-def compact_trainer_(trainer: Any, before_cut: Callable[[nn.Module, Plan], None]) -> bool:
-    """Cut what is pruned out of a trainer's model.
+def compact_run_(trainer: Any, before_cut: Callable[[nn.Module, Plan], None]) -> bool:
+    """Cut what is pruned out of the model of a run.
 
     Args:
         trainer: fairseq's.
@@ -73,11 +64,11 @@ def compact_trainer_(trainer: Any, before_cut: Callable[[nn.Module, Plan], None]
         Whether there was anything.
     """
     model = trainer.get_model()
-    plan, sizes = plan_of_pruned(model), shapes(model)
-    if all(len(kept) == sizes[name] for name, kept in plan.items()):
+    plan = plan_of_pruned(model)
+    if not cuts_something(plan, model):
         return False
     before_cut(model, plan)
-    cut_trainer_(trainer, plan)
+    compact_trainer_(trainer, plan)
     left = sum(parameter.numel() for parameter in model.parameters())
     logger.info(f"cut out what is pruned: {left:,} parameters are left")
     return True

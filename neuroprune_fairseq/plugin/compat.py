@@ -76,6 +76,41 @@ def allow_fairseq_checkpoints() -> None:
     torch.serialization.add_safe_globals([argparse.Namespace])
 
 
+def build_models_in_their_sizes() -> None:
+    """Let every fairseq model be built in the sizes that its settings name (compact.sizes).
+
+    Tasks and tools build models through this one function, which hands the settings to the
+    model's own class: a compact model of any family keeps its architecture, and no hook lies
+    between the building of a model and the loading of its weights. A training run takes the
+    sizes from the checkpoint that it is going to load.
+    """
+    from fairseq import models
+
+    from neuroprune_fairseq.compact import sizes
+    from neuroprune_fairseq.files.checkpoint import MADE_EARLIER, is_of_an_earlier_version
+    from neuroprune_fairseq.plugin.resume import follow_checkpoint_
+
+    build = models.build_model
+    if hasattr(build, "__wrapped__"):
+        return
+
+    @functools.wraps(build)
+    def build_in_size(cfg: typing.Any, task: typing.Any, from_checkpoint: bool = False):
+        if is_of_an_earlier_version(cfg):
+            refuse(f"the checkpoint {MADE_EARLIER}")
+        if not from_checkpoint:
+            follow_checkpoint_(cfg)
+        config = sizes.sizes_in(cfg)
+        sizes.set_sizes_(cfg, {})  # which the settings of a dataclass do not know
+        model = build(cfg, task, from_checkpoint)
+        with refusing(f"{sizes.SETTING} of the compact checkpoint does not fit", ValueError):
+            sizes.reshape_(model, config)
+        sizes.set_sizes_(cfg, config)
+        return model
+
+    models.build_model = build_in_size
+
+
 def tell_tasks_their_trainer() -> None:
     """Hand the trainer to a task's ``use_trainer`` when an epoch begins.
 

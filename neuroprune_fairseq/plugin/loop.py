@@ -237,9 +237,8 @@ class Loop:
         if not self.settings.compact:
             return
         self._follow_first_worker_()
-        if self.pruner.may_cut and compacting.compact_trainer_(
-            self.trainer, self.pruner.before_cut
-        ):
+        pruner = self.pruner
+        if pruner.may_cut and compacting.compact_run_(self.trainer, pruner.before_cut):
             self.optimizer = self.trainer.optimizer
             self._hold_zeros()
 

@@ -19,12 +19,20 @@ import os
 import shutil
 import sys
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from fairseq.data.iterators import EpochBatchIterator
+from omegaconf import OmegaConf
 
-from neuroprune_fairseq.files.checkpoint import load_data
+from neuroprune_fairseq.compact.sizes import SETTING, set_sizes_, sizes_in
+from neuroprune_fairseq.files.checkpoint import (
+    MADE_EARLIER,
+    is_of_an_earlier_version,
+    load_data,
+    model_settings,
+)
 from neuroprune_fairseq.files.errors import refuse
 
 logger = logging.getLogger(__name__)
@@ -85,6 +93,24 @@ def rescue_last_checkpoint(save_dir: str | Path) -> None:
     os.replace(temporary, last)
 
 
+def checkpoint_to_start_from(settings: Any) -> str | None:
+    """The file that a training run loads first, by fairseq's own rules.
+
+    Args:
+        settings: of the run, with save_dir, restore_file and finetune_from_model.
+
+    Returns:
+        Its path, whether it exists or not; None for a run that starts anew.
+    """
+    suffix = getattr(settings, "checkpoint_suffix", None) or ""
+    if settings.restore_file != LAST_CHECKPOINT:
+        return settings.restore_file.replace(".pt", f"{suffix}.pt")
+    last = os.path.join(settings.save_dir, LAST_CHECKPOINT.replace(".pt", f"{suffix}.pt"))
+    if os.path.exists(last):
+        return last
+    return getattr(settings, "continue_once", None) or settings.finetune_from_model
+
+
 def check_start(save_dir: str | Path, restore_file: str, pretrained: str | None) -> None:
     """Refuse to train from a checkpoint that is missing or cannot be read.
 
@@ -96,15 +122,36 @@ def check_start(save_dir: str | Path, restore_file: str, pretrained: str | None)
     Raises:
         SystemExit: one line that names the file.
     """
-    path = Path(restore_file)
-    if restore_file == LAST_CHECKPOINT:
-        path = Path(save_dir) / LAST_CHECKPOINT
-        if not path.exists() and not pretrained:
-            return
-        path = path if path.exists() else Path(pretrained)
-    state = load_data(path)
-    if not isinstance(state, dict) or "model" not in state:
-        refuse(f"{path} is no checkpoint of fairseq-train (it lacks 'model')")
+    settings = Namespace(
+        save_dir=save_dir, restore_file=restore_file, finetune_from_model=pretrained
+    )
+    if path := checkpoint_to_start_from(settings):
+        state = load_data(path, lazily=True)
+        if not isinstance(state, dict) or "model" not in state:
+            refuse(f"{path} is no checkpoint of fairseq-train (it lacks 'model')")
+
+
+def follow_checkpoint_(settings: Any) -> None:
+    """Give a run the sizes of the compact checkpoint that it starts from, if it does, in place.
+
+    Args:
+        settings: of the run's model; where they are a Namespace, of the whole run.
+
+    Raises:
+        SystemExit: one line, when the checkpoint is one that this version no longer reads.
+    """
+    run = settings
+    if OmegaConf.is_config(settings):
+        run = getattr(settings._get_parent(), "checkpoint", None)
+    path = checkpoint_to_start_from(run) if hasattr(run, "restore_file") else None
+    if path is None or not os.path.isfile(path) or SETTING in settings:
+        return  # a missing file is fairseq's to report
+    state = load_data(path, lazily=True)
+    saved = model_settings(state) if isinstance(state, dict) else None
+    if saved is not None and is_of_an_earlier_version(saved):
+        refuse(f"{path} {MADE_EARLIER}")
+    if saved is not None:
+        set_sizes_(settings, sizes_in(saved))
 
 
 def early_stopping() -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import Any
 from fairseq.logging import metrics
 
 from neuroprune_fairseq.files.errors import refusing
-from neuroprune_fairseq.plugin import compacting, compat, guards, resume, workers
+from neuroprune_fairseq.plugin import compat, guards, resume, workers
 from neuroprune_fairseq.plugin.loop import Loop
+from neuroprune_fairseq.plugin.trainer import check_run
 
 
 class PruningTask:
@@ -56,13 +57,12 @@ class PruningTask:
             workers.wait_for_all()
             pretrained = settings.finetune_from_model
             resume.check_start(settings.save_dir, settings.restore_file, pretrained)
-            compacting.follow_checkpoint_(cfg, settings)
         return super().build_model(cfg, from_checkpoint)
 
     def use_trainer(self, trainer: Any) -> None:
         """Before an epoch begins (compat.tell_tasks_their_trainer)."""
         if self.loop.settings.compact and self.loop.trainer is None:
-            compacting.check_run(trainer.cfg)
+            check_run(trainer.cfg)
             self.loop.trainer = trainer
 
     def get_batch_iterator(self, dataset, *args, epoch=1, **kwargs):

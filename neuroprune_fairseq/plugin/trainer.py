@@ -1,4 +1,4 @@
-"""Cutting the model of a run that trains on."""
+"""Making the model of a run compact while it trains."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from neuroprune_fairseq.compact.cutting import Plan, cut_
-from neuroprune_fairseq.compact.files import check_settings
-from neuroprune_fairseq.compact.model import describe_, head_numbers
 from neuroprune_fairseq.compact.optimizer import (
     cut_like_parameters,
     cut_optimizer_state,
     trained_parameters,
 )
+from neuroprune_fairseq.compact.sizes import head_numbers, per_layer_config, set_sizes_
+from neuroprune_fairseq.compact.state import check_settings
 from neuroprune_fairseq.files.errors import refuse
 from neuroprune_fairseq.plugin.precision import master_copies
 
@@ -55,7 +55,7 @@ def _cut_master_weights(optimizer: Any, model: torch.nn.Module, plan: Plan) -> d
     return cut_like_parameters(masters, model, plan) if masters else {}
 
 
-def cut_trainer_(trainer: Any, plan: Plan) -> None:
+def compact_trainer_(trainer: Any, plan: Plan) -> None:
     """Cut a trainer's model and all that depends on its sizes, in place, between two updates.
 
     Args:
@@ -70,7 +70,7 @@ def cut_trainer_(trainer: Any, plan: Plan) -> None:
     heads = head_numbers(trainer.cfg.model, model, plan)
     schedule = trainer.lr_scheduler.state_dict()
     cut_(model, plan)
-    describe_(trainer.cfg.model, model, heads)
+    set_sizes_(trainer.cfg.model, per_layer_config(model, heads))
     # As fairseq resumes a run.
     trainer.reinitialize()
     trainer.lr_scheduler.load_state_dict(schedule)

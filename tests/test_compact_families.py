@@ -1,0 +1,290 @@
+"""neuroprune-compact for every family of fairseq's Transformers, on checkpoints of real runs."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq import checkpoint_utils, options
+from fairseq.logging import metrics
+from fairseq.models.roberta import RobertaModel
+from fairseq_cli import eval_lm, generate, preprocess, train, validate
+
+from neuroprune_fairseq.cli.compact import main
+from neuroprune_fairseq.compact import shapes
+from neuroprune_fairseq.compact.cost import flops_per_token
+from neuroprune_fairseq.files.checkpoint import read_checkpoint
+from neuroprune_fairseq.files.models import load_model, model_of
+from neuroprune_fairseq.method.pruning import zero_heads_
+from neuroprune_fairseq.structure import all_attention, attention_blocks, mlp_blocks
+from tests.conftest import USER_DIR
+
+DIM, HEADS, NEURONS = 16, 4, 24
+
+
+def stack(side, layers=2):
+    return [
+        *(f"--{side}-layers", str(layers), f"--{side}-embed-dim", str(DIM)),
+        *(f"--{side}-attention-heads", str(HEADS), f"--{side}-ffn-embed-dim", str(NEURONS)),
+    ]
+
+
+# By family: the folder of its data, the flags of its run, its attention modules.
+FAMILIES = {
+    "bart": (
+        "pairs",
+        ["--task", "translation", "--arch", "bart_base", *stack("encoder"), *stack("decoder")],
+        6,
+    ),
+    "transformer_lm": (
+        "text",
+        ["--task", "language_modeling", "--arch", "transformer_lm", "--tokens-per-sample", "16"]
+        + [
+            "--required-batch-size-multiple",
+            "1",
+            *stack("decoder"),
+            "--share-decoder-input-output-embed",
+        ],
+        2,
+    ),
+    "roberta": (
+        "sentences",
+        ["--task", "sentence_prediction", "--arch", "roberta_base", "--max-positions", "32"]
+        + [*stack("encoder"), "--num-classes", "2", "--init-token", "0", "--separator-token", "2"]
+        + ["--criterion", "sentence_prediction"],
+        2,
+    ),
+    "multilingual": (
+        "pairs",
+        ["--task", "multilingual_translation", "--arch", "multilingual_transformer"]
+        + [*stack("encoder"), *stack("decoder"), "--lang-pairs", "de-en,en-de"]
+        + ["--share-encoders", "--share-decoders", "--share-all-embeddings"],
+        6,
+    ),
+    "separate": (
+        "pairs",
+        ["--task", "multilingual_translation", "--arch", "multilingual_transformer"]
+        + [*stack("encoder", 1), *stack("decoder", 1), "--lang-pairs", "de-en,en-de"],
+        6,
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Folders of binarised data: "pairs", "text" and labelled "sentences"."""
+    folder, rng = tmp_path_factory.mktemp("families"), random.Random(5)
+    for split, size in (("train", 24), ("valid", 8), ("test", 8)):
+        lines = [" ".join(rng.choices("abcdefgh", k=rng.randrange(3, 9))) for _ in range(size)]
+        (folder / f"{split}.de").write_text("\n".join(lines) + "\n")
+        (folder / f"{split}.en").write_text("\n".join(line[::-1] for line in lines) + "\n")
+        (folder / f"{split}.label").write_text("".join(rng.choice("01") + "\n" for _ in lines))
+
+    def binarise(to, source, *flags):
+        texts = [f"--{split}pref={folder / split}" for split in ("train", "valid", "test")]
+        if source == "label":
+            texts = [f"{text}.label" for text in texts]
+        arguments = [*texts, "--destdir", str(folder / to), *flags]
+        preprocess.main(options.get_preprocessing_parser().parse_args(arguments))
+
+    binarise("pairs", "de", "-s", "de", "-t", "en", "--joined-dictionary")
+    for to in ("text", "sentences/input0"):
+        for split in ("train", "valid", "test"):
+            (folder / split).write_text((folder / f"{split}.de").read_text())
+        binarise(to, "de", "--only-source")
+    binarise("sentences/label", "label", "--only-source")
+    return folder
+
+
+def run_train(data, family, folder, *flags):
+    """fairseq-train; returns the path of its last checkpoint."""
+    vars(checkpoint_utils.save_checkpoint).clear()
+    vars(train.should_stop_early).clear()
+    metrics.reset()
+    where, own, _ = FAMILIES[family]
+    arguments = [str(data / where), "--user-dir", USER_DIR, *own, "--save-dir", str(folder)]
+    arguments += ["--optimizer", "adam", "--lr", "1e-3", "--max-tokens", "200", "--batch-size", "8"]
+    arguments += ["--num-workers", "0", "--cpu", "--log-format", "none", "--no-progress-bar"]
+    parser = options.get_training_parser()
+    train.main(options.parse_args_and_arch(parser, [*arguments, "--max-epoch", "1", *flags]))
+    return folder / "checkpoint_last.pt"
+
+
+@torch.no_grad()
+def prune_(model):
+    """One head more in every module, the last one whole; other neurons in every MLP."""
+    generator = torch.Generator().manual_seed(6)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):  # fairseq starts with zeros, which would hide much
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    blocks = attention_blocks(model)
+    for number, block in enumerate(blocks):
+        zero_heads_(block, torch.arange(1 + number % (HEADS - 1)))
+    zero_heads_(blocks[-1], torch.arange(HEADS))
+    for number, block in enumerate(mlp_blocks(model)):
+        block.fc1.weight[: 3 + number] = 0.0
+        block.fc2.weight[:, -2:] = 0.0
+
+
+@pytest.fixture(scope="session")
+def checkpoints(data, tmp_path_factory):
+    """By family: (pruned, compact) checkpoints of a run; made when first asked for."""
+    made = {}
+
+    def make(family) -> tuple[Path, Path]:
+        if family not in made:
+            folder = tmp_path_factory.mktemp(family)
+            dense = run_train(data, family, folder)
+            state = read_checkpoint(dense)
+            model = model_of(state, dense)
+            prune_(model)
+            state["model"] = {name: model.state_dict()[name] for name in state["model"]}
+            torch.save(state, folder / "pruned.pt")
+            main([str(folder / "pruned.pt"), str(folder / "small.pt"), "--keep-optimizer"])
+            made[family] = (folder / "pruned.pt", folder / "small.pt")
+        return made[family]
+
+    return make
+
+
+def load(path, data, family):
+    """As fairseq's own tools load a checkpoint."""
+    overrides = {"data": str(data / FAMILIES[family][0])}
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], overrides)
+    return models[0].eval(), task
+
+
+@torch.no_grad()
+def outputs(model, family):
+    """The teacher-forced logits of a random batch, for every language pair and head."""
+    tokens = torch.randint(4, 12, (3, 7), generator=torch.Generator().manual_seed(7))
+    if family == "transformer_lm":
+        return [model(tokens)[0]]
+    tokens[:, -1] = 2
+    if family == "roberta":
+        tokens[:, 0] = 0
+        masked = torch.zeros(tokens.shape, dtype=torch.bool)
+        masked[:, 2] = True
+        name = "sentence_classification_head"
+        head = model(tokens, features_only=True, classification_head_name=name)[0]
+        return [model(tokens, masked_tokens=masked)[0], head]
+    inputs = (tokens, torch.full((3,), 7), tokens.roll(1, 1))
+    return [part(*inputs)[0] for part in getattr(model, "models", {"": model}).values()]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_compact_checkpoint_loads_in_fairseq_and_equals_the_pruned_one(
+    family, data, checkpoints
+):
+    before, after = (load(path, data, family)[0] for path in checkpoints(family))
+    for expected, found in zip(outputs(before, family), outputs(after, family)):
+        assert (expected - found).abs().max() <= 1e-5 * expected.abs().max()
+    parameters = [sum(p.numel() for p in model.parameters()) for model in (before, after)]
+    assert parameters[1] < parameters[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_block_is_found_once_and_has_the_sizes_that_are_left(family, checkpoints):
+    pruned, small = (load_model(path) for path in checkpoints(family))
+    number = FAMILIES[family][2]
+    assert len(attention_blocks(pruned)) == len(all_attention(small)) == number
+    heads = [HEADS - 1 - i % (HEADS - 1) for i in range(number)]
+    heads[-1] = 0
+    assert [block.num_heads for block in all_attention(small)] == heads
+    neurons = [block.fc1.out_features for block in mlp_blocks(small)]
+    assert neurons == [NEURONS - 5 - i for i in range(len(neurons))]
+    kinds = {block.kind for block in attention_blocks(pruned)}
+    expected = {"transformer_lm": {"decoder_self"}, "roberta": {"encoder_self"}}
+    assert kinds == expected.get(family, {"encoder_self", "decoder_self", "decoder_cross"})
+    flops = [flops_per_token(model) for model in (pruned, small)]
+    assert all(after < before or before == 0 for before, after in zip(*flops))
+
+
+def test_a_shared_layer_is_named_as_often_as_in_the_state_dict(checkpoints):
+    state = read_checkpoint(checkpoints("multilingual")[1])
+    config = state["cfg"]["model"].per_layer_config
+    assert config["models.de-en.encoder.layers.1"] == config["models.en-de.encoder.layers.1"]
+    layers = {name.rpartition(".self_attn.")[0] for name in state["model"] if ".self_attn." in name}
+    assert config.keys() == layers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_goes_on_from_it_with_the_originals_flags(family, data, checkpoints, tmp_path):
+    small = checkpoints(family)[1]
+    resumed = run_train(
+        data, family, tmp_path / "a", "--restore-file", str(small), "--max-epoch", "2"
+    )
+    tuned = run_train(data, family, tmp_path / "b", "--finetune-from-model", str(small))
+    for path, updates in ((resumed, 2), (tuned, 1)):
+        state = read_checkpoint(path)
+        assert shapes(load_model(path)) == shapes(load_model(small))
+        done = state["optimizer_history"][-1]["num_updates"]
+        first = read_checkpoint(small)["optimizer_history"][-1]["num_updates"]
+        assert done == updates * first
+    again = tmp_path / "again.pt"
+    main([str(tuned), str(again)])
+    assert shapes(load_model(again)) == shapes(load_model(small))
+
+
+def translations(path, data, capsys, *flags):
+    capsys.readouterr()
+    arguments = [str(data / "pairs"), "--path", str(path), "--user-dir", USER_DIR, "--cpu"]
+    arguments += ["--num-workers", "0", "--beam", "2", "--max-len-b", "9"]
+    parser = options.get_generation_parser()
+    generate.main(options.parse_args_and_arch(parser, [*arguments, *flags]))
+    return re.findall(r"^D-\d+\t\S+\t(.*)$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("family", ["bart", "multilingual", "separate"])
+def test_fairseq_generate_gives_the_translations_of_the_pruned_model(
+    family, data, checkpoints, capsys
+):
+    flags = []
+    if family != "bart":
+        flags = ["--task", "multilingual_translation", "--lang-pairs", "de-en,en-de"]
+        flags += ["--source-lang", "en", "--target-lang", "de"]
+    before, after = (translations(path, data, capsys, *flags) for path in checkpoints(family))
+    assert before == after and len(before) == 8
+
+
+def test_fairseq_eval_lm_finds_the_same_perplexity(data, checkpoints, caplog):
+    found = []
+    for path in checkpoints("transformer_lm"):
+        caplog.clear()
+        arguments = [str(data / "text"), "--path", str(path), "--user-dir", USER_DIR, "--cpu"]
+        arguments += ["--num-workers", "0", "--tokens-per-sample", "16"]
+        with caplog.at_level("INFO"):
+            parser = options.get_eval_lm_parser()
+            eval_lm.main(options.parse_args_and_arch(parser, arguments))
+        found.append(float(re.search(r"Perplexity: (\d+\.\d+)", caplog.text)[1]))
+    assert found[0] == found[1] and math.isfinite(found[0])
+
+
+def test_fairseq_validate_finds_the_same_loss(data, checkpoints, caplog):
+    found = []
+    for path in checkpoints("roberta"):
+        caplog.clear()
+        arguments = [str(data / "sentences"), "--path", str(path), "--user-dir", USER_DIR, "--cpu"]
+        arguments += ["--num-workers", "0", "--batch-size", "8", "--log-format", "simple"]
+        arguments += ["--task", "sentence_prediction", "--num-classes", "2", "--init-token", "0"]
+        arguments += ["--criterion", "sentence_prediction", "--separator-token", "2"]
+        with caplog.at_level("INFO"):
+            parser = options.get_validation_parser()
+            validate.main(options.parse_args_and_arch(parser, arguments))
+        found.append(re.findall(r"\| loss (\S+)", caplog.text)[-1])
+    assert found[0] == found[1]
+
+
+def test_the_hub_interface_predicts_with_its_classification_head(data, checkpoints):
+    predicted = []
+    for path in checkpoints("roberta"):
+        hub = RobertaModel.from_pretrained(
+            *(str(path.parent), path.name, str(data / "sentences")), bpe=None, user_dir=USER_DIR
+        )
+        tokens = torch.tensor([0, 5, 6, 7, 2])
+        predicted.append(hub.eval().predict("sentence_classification_head", tokens))
+    assert torch.allclose(*predicted, atol=1e-6)
