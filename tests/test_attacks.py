@@ -8,27 +8,46 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 import sys
-import tempfile
 from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+
+pytest.importorskip("hypothesis")
 from fairseq import checkpoint_utils, options, utils
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
-from fairseq.tasks import TASK_REGISTRY
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from neuroprune_fairseq.compact.files import model_of
-from neuroprune_fairseq.files.checkpoint import load_model, model_flags, read_checkpoint
+from neuroprune_fairseq.files.checkpoint import model_flags, read_checkpoint
+from neuroprune_fairseq.files.flags import as_dict, known_flags
+from neuroprune_fairseq.files.settings import SettingsError, check_settings
+
+EXAMPLES = int(os.environ.get("NEUROPRUNE_FUZZ_EXAMPLES", "0"))
+
+
+def fuzz(examples: int):
+    """Few examples, always the same; or as many as asked, others each time."""
+    quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    return settings(
+        **{"max_examples": EXAMPLES or examples, "derandomize": not EXAMPLES},
+        **{"deadline": None, "database": None, "suppress_health_check": quiet},
+    )
+
+
+# fairseq's own ones about hydra, as it reads settings of old checkpoints.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 CODE = "__import__('os').mkdir('executed')"  # in the folder in which the test runs
 DICT = {"xformers_att_config": CODE}
 FCONV = {"arch": "fconv", "encoder_layers": "[(8, 3)] * 2", "decoder_layers": "[(8, 3)] * 2"}
 SELF_ATT = {**FCONV, "arch": "fconv_self_att"}
+LSTM = {"arch": "lstm", "criterion": "adaptive_loss", "share_all_embeddings": False}
+LSTM["share_decoder_input_output_embed"] = False
 LIGHT = {"arch": "lightconv_iwslt_de_en"}
 
 # Settings of a model, beside those of the checkpoint, or instead of them.
@@ -68,8 +87,8 @@ MODEL_ATTACKS = {
     "kernels, decoder": {**LIGHT, "decoder_kernel_size_list": CODE},
     "gates": {**LIGHT, "encoder_glu": CODE},
     "weights": {**LIGHT, "weight_softmax": CODE},
-    "recurrent attention": {"arch": "lstm", "decoder_attention": CODE},
-    "recurrent cutoff": {"arch": "lstm", "criterion": "adaptive_loss", "adaptive_softmax_cutoff": CODE},
+    "recurrent attention": {**LSTM, "decoder_attention": CODE},
+    "recurrent cutoff": {**LSTM, "adaptive_softmax_cutoff": CODE},
     "a flag as a path": {"encoder_embed_path": "--user-dir=evil"},
     "a flag as a path, decoder": {"decoder_embed_path": "--user-dir=evil"},
     "a flag as a name": {"activation_fn": "--user-dir=evil"},
@@ -97,10 +116,10 @@ def with_settings(state: dict, changes: dict, group: str, form: str) -> dict:
     if form == "args":
         state["cfg"], state["args"] = None, Namespace(**model)
         vars(state["args"]).update(changes)
+    elif "task" in changes:  # one that fairseq knows by its flags
+        state["cfg"]["task"] = Namespace(**{**model, **task, **changes, "_name": changes["task"]})
     elif group == "task":
         task.update(changes)
-        if "task" in changes:
-            task["_name"] = task.pop("task")
     else:
         model.update(changes)
         model["_name"] = model["arch"]
@@ -125,9 +144,7 @@ def read_in_every_way(state: dict, corpus: Path) -> None:
     torch.save(state, "evil.pt")
     for read in (
         lambda path: model_of(read_checkpoint(path), str(path)),
-        lambda path: load_model(path, corpus),
         lambda path: load_as_fairseq(path, corpus),
-        lambda path: checkpoint_utils.load_model_ensemble_and_task([str(path)]),
         train_with_its_flags,
     ):
         # What it does with them is another matter than what must not happen.
@@ -143,7 +160,7 @@ def evil_folder(tmp_path, monkeypatch):
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil" / "__init__.py").write_text("import os\nos.mkdir('executed')\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(sys, "argv", ["fairseq-train"])
     monkeypatch.setattr(utils.import_user_module, "memo", set(), raising=False)
     yield tmp_path
     sys.modules.pop("evil", None)
@@ -155,3 +172,97 @@ def test_no_setting_of_a_checkpoint_runs(name, form, checkpoints, corpus, evil_f
     group, table = ("model", MODEL_ATTACKS) if name in MODEL_ATTACKS else ("task", TASK_ATTACKS)
     state = torch.load(checkpoints.dense, weights_only=True)
     read_in_every_way(with_settings(state, table[name], group, form), corpus)
+
+
+# Random settings under every name that fairseq knows.
+
+ARCHS = [
+    *("transformer_18x6_tiny", "fconv", "fconv_self_att", "fconv_lm", "lightconv", "lightconv_lm"),
+    *("lstm", "lstm_lm", "transformer_lm", "wav2vec", "wav2vec2", "hubert", "roberta", "bart_base"),
+    *("s2t_berard", "s2t_transformer", "multilingual_transformer", "neuroprune_compact"),
+    *("levenshtein_transformer", "transformer_align", "hf_gpt2", "convtransformer"),
+]
+TASKS = [
+    *("translation", "translation_neuroprune", "multilingual_translation", "language_modeling"),
+    *("online_backtranslation", "translation_multi_simple_epoch", "audio_pretraining"),
+]
+AFFIXES = [
+    *("", "", "", " ", "[", "]", "(", ")", "1, ", "[1] * ", "* 2", "{'a': ", "}", "'", '"', "f'{"),
+    *("lambda: ", "--user-dir=evil", "${", "}", "\n", "\\", "#", "<", ">", "1 + ", " or 1", ";"),
+    *("-", "/", "a=", "*", "**", "\0", "\x1b[", "\uff08", "x.", ":=", "@", "not ", "[0][", "b''"),
+]
+affixes = st.lists(st.sampled_from(AFFIXES), max_size=3).map("".join)
+codes = st.tuples(affixes, st.sampled_from([CODE, CODE, "evil", "--user-dir=evil", ""]), affixes)
+texts = st.one_of(codes.map("".join), st.text("[](){}'\"\\,.:*+-=_ 0123abc\u3000\xa0", max_size=12))
+leaves = st.one_of(
+    *(texts, texts, texts.map(lambda t: t.encode("utf-8", "replace")), st.none(), st.booleans()),
+    *(st.integers(-3, 10**3), st.floats(), st.just(torch.ones(1)), st.complex_numbers()),
+)
+names = st.one_of(
+    texts, st.sampled_from(["xformers_att_config", "a", "_name", "arch", "model", "encoder"])
+)
+
+
+def containers(inner):
+    settings = st.dictionaries(names, inner, max_size=3)
+    return st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        settings,
+        settings.map(lambda content: Namespace(**content)),
+    )
+
+
+values = st.recursive(leaves, containers, max_leaves=6)
+
+
+@st.composite
+def changed_settings(draw):
+    """A model, a task and random values of some of the settings that they know."""
+    arch, task = draw(st.sampled_from(ARCHS)), draw(st.sampled_from(TASKS))
+    known = sorted(known_flags({"arch": arch, "task": task})[0])
+    flags = st.one_of(st.sampled_from(known), st.sampled_from(["encoder", "decoder"]), names)
+    changes = draw(st.dictionaries(flags, values, min_size=1, max_size=4))
+    return {"arch": arch, "task": task, **changes}
+
+
+def everything_in(value):
+    """All values in it, and the names of settings."""
+    yield value
+    content = as_dict(value)
+    if content is not None:
+        yield from content
+        value = content.values()
+    if isinstance(value, (list, tuple, type({}.values()))):
+        for inner in value:
+            yield from everything_in(inner)
+
+
+@fuzz(300)
+@given(changed_settings(), st.sampled_from([dict, Namespace]))
+def test_whatever_is_taken_can_be_given_to_eval(evil_folder, changes, form):
+    group = form(**{"_name": changes["arch"], **changes})
+    try:
+        taken, _ = check_settings({"model": group} if form is dict else group)
+    except SettingsError as error:
+        assert len(str(error).splitlines()) == 1
+        return
+    assert check_settings(taken)[0] == taken
+    for value in everything_in(taken):
+        assert type(value) in (int, float, bool, type(None), str, list, tuple, dict, Namespace)
+        if isinstance(value, str):
+            assert (
+                not value.strip().startswith("-")
+                or value == "-"
+                or value.strip(" -")[0] in "0123456789."
+            )
+            with suppress(Exception):
+                eval(value, {})
+            assert not Path("executed").exists(), value
+
+
+@fuzz(12)
+@given(changed_settings(), st.sampled_from(["cfg", "cfg", "args"]))
+def test_no_random_setting_runs(checkpoints, corpus, evil_folder, changes, form):
+    state = torch.load(checkpoints.dense, weights_only=True)
+    read_in_every_way(with_settings(state, changes, "model", form), corpus)

@@ -71,7 +71,7 @@ def fields_of(dataclass: type) -> Kinds:
 @functools.cache
 def _flags_of(registered: type) -> Kinds:
     """What the flags of a registered model, task or the like take, by their names."""
-    parser = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
+    parser = argparse.ArgumentParser(prog="", add_help=False, conflict_handler="resolve")
     try:
         getattr(registered, "add_args", lambda parser: None)(parser)
     except Exception:  # somebody's own class, or one of fairseq's that lacks a package
