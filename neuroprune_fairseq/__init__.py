@@ -7,6 +7,7 @@ from neuroprune_fairseq.plugin import compat
 
 compat.check_environment()
 compat.allow_fairseq_checkpoints()
+compat.take_known_settings_only()
 compat.refuse_unwritable_save_dirs()
 compat.build_models_in_their_sizes()
 

@@ -26,7 +26,7 @@ def main() -> None:
     from neuroprune_fairseq.files.checkpoint import model_flags, read_checkpoint
 
     state = read_checkpoint(args.checkpoint)
-    flags = ["--arch", args.arch, "--share-all-embeddings"] if args.arch else model_flags(state)
+    flags = [f"--arch={args.arch}", "--share-all-embeddings"] if args.arch else model_flags(state)
     for word in flags:
         print(word.replace("\0", ""), end="\0")
 

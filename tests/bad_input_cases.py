@@ -34,7 +34,7 @@ CHECKPOINTS = [
     ("raw", "raw: no such checkpoint"),
     *((f"{name}.pt", f"{name}.pt {DAMAGED}") for name in ("empty", "text", "noise", "cut")),
     *((f"{name}.pt", f"{name}.pt {DAMAGED}") for name in ("torn-zip", "mkdir", "eval", "system")),
-    ("other.pt", r"lacks 'model' or 'cfg'"),
+    ("other.pt", r"lacks 'model', or 'args' and 'cfg'"),
     ("no-settings.pt", "has no settings of a model"),
     ("code-in-model.pt", "holds code in its setting adaptive_softmax_cutoff"),
     ("code-in-task.pt", "holds code in its setting left_pad_source"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import ast
+import logging
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,14 @@ from fairseq.data import data_utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
 from neuroprune_fairseq.files.atomic import replacing
-from neuroprune_fairseq.files.errors import refuse, refusing
+from neuroprune_fairseq.files.errors import LONGEST_REASON, refuse, refusing
+from neuroprune_fairseq.files.settings import SettingsError, take_settings_
 
-# Settings that fairseq's models and tasks give to Python's eval() when they are built.
-_EVALUATED = (
-    *("adaptive_input_cutoff", "adaptive_softmax_cutoff", "character_filters", "downsample"),
-    *("conv_aggregator_layers", "conv_feature_layers", "override_encoder_layers", "pretrained"),
-    *("encoder_layers", "encoder_attention", "decoder_layers", "decoder_attention"),
-    *("self_attention", "gated_attention", "project_input", "left_pad_source", "left_pad_target"),
-    *("encoder_xformers_att_config", "decoder_xformers_att_config"),
-)
 MADE_EARLIER = "was made compact by an earlier version; run neuroprune-compact on the original"
 _DAMAGED = "is damaged, no checkpoint, or holds more than data, which is not loaded"
-_LITERALS = (ast.Expression, ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.BinOp, ast.UnaryOp)
-_LITERALS += (ast.Load, ast.Add, ast.Mult, ast.USub)
+_FOREIGN = re.compile(r"GLOBAL (fairseq[\w.]*meters\.\w+)")
+
+logger = logging.getLogger(__name__)
 
 
 def _namespace(settings: Any) -> argparse.Namespace | None:
@@ -60,36 +55,48 @@ def is_of_an_earlier_version(settings: Any) -> bool:
     return "neuroprune_shapes" in settings
 
 
-def _is_literal(value: Any) -> bool:
-    """Whether evaluating a setting runs no code: numbers, lists, and sums and products of these."""
-    if not isinstance(value, str):
-        return True
-    try:
-        tree = ast.parse(value.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return all(isinstance(node, _LITERALS) for node in ast.walk(tree))
-
-
 def _fault(state: Any) -> str:
     """What makes a file's content no checkpoint to work with, "" if nothing."""
-    if not isinstance(state, dict) or not {"model", "cfg"} <= state.keys():
-        return "is no checkpoint of fairseq-train (it lacks 'model' or 'cfg')"
+    if not isinstance(state, dict) or "model" not in state or not {"args", "cfg"} & state.keys():
+        return "is no checkpoint of fairseq-train (it lacks 'model', or 'args' and 'cfg')"
     weights, settings = state["model"], model_settings(state)
     if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
         return "is no checkpoint of fairseq-train ('model' holds no weights)"
     if settings is None or not isinstance(getattr(settings, "arch", None), (str, type(None))):
-        return "is no checkpoint of fairseq-train ('cfg' has no settings of a model)"
+        return "is no checkpoint of fairseq-train (it has no settings of a model)"
     if is_of_an_earlier_version(settings):
         return MADE_EARLIER
-    for name in _EVALUATED:
-        for group in (settings, settings_group(state, "task")):
-            if not _is_literal(getattr(group, name, None)):
-                return f"holds code in its setting {name}, which is not run"
     for name, weight in weights.items():
         if not weight.isfinite().all():
             return f"is not usable: {name} is not finite; take a checkpoint from before"
     return ""
+
+
+def unreadable(error: Exception) -> str:
+    """What to say of a file that does not load."""
+    if isinstance(error, SettingsError):
+        return str(error)
+    if meters := _FOREIGN.search(str(error)):
+        return (
+            f"holds objects ({meters[1]}), which are not loaded; where it was written, save it "
+            'without them: torch.save({"args": state["args"], "model": state["model"]}, FILE)'
+        )
+    return _DAMAGED
+
+
+def add_history_(state: dict[str, Any]) -> None:
+    """Give a checkpoint of settings and weights alone the entries that fairseq looks for."""
+    if not state.get("optimizer_history") and "optimizer" not in state:
+        history = {"optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+        state.update(optimizer_history=[history], last_optimizer_state=None)
+    if not state.get("extra_state") and "epoch" not in state:
+        state["extra_state"] = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}}
+
+
+def log_left_out(path: str | Path, names: list[str]) -> None:
+    """Note which settings of a checkpoint are not used."""
+    if names:
+        logger.warning(f"{path}: settings that are not used: {', '.join(names)[:LONGEST_REASON]}")
 
 
 def load_data(path: str | Path, lazily: bool = False) -> Any:
@@ -107,8 +114,8 @@ def load_data(path: str | Path, lazily: bool = False) -> Any:
     try:
         lazily = lazily and zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
-    except Exception:  # whatever unpickling comes upon in a file of any kind
-        refuse(f"{path} {_DAMAGED}")
+    except Exception as error:  # whatever unpickling comes upon in a file of any kind
+        refuse(f"{path} {unreadable(error)}")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -119,7 +126,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Returns:
         fairseq's dictionary, with finite weights in ``model`` (state dict) and the settings of a
-        model (:func:`model_settings`).
+        model (:func:`model_settings`); ``cfg`` is None where all settings are in ``args``, as
+        fairseq wrote them before it had ``cfg``.
 
     Raises:
         SystemExit: one line, when the file is missing, damaged, no fairseq checkpoint, or
@@ -127,12 +135,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     state = load_data(path)
     try:
+        notes = take_settings_(state) if isinstance(state, dict) else []
         fault = _fault(state)
+    except SettingsError as error:
+        fault = str(error)
     except Exception:  # entries of any kind
         fault = _DAMAGED
     if fault:
         refuse(f"{path} {fault}")
-    return state
+    log_left_out(path, notes)
+    return {"cfg": None, **state}
 
 
 def write_checkpoint(state: dict[str, Any], path: str | Path) -> None:
@@ -173,8 +185,8 @@ def model_flags(state: dict[str, Any]) -> list[str]:
         state: as :func:`read_checkpoint` returns it, of a model named by ``--arch``.
 
     Returns:
-        ``["--arch", name, ...]`` with every flag of the model whose saved value is not
-        the architecture's own; dropout is among them.
+        ``["--arch=NAME", ...]`` with every flag of the model whose saved value is not
+        the architecture's own, each in one word with its value; dropout is among them.
 
     Raises:
         SystemExit: one line, when the architecture is unknown.
@@ -187,13 +199,20 @@ def model_flags(state: dict[str, Any]) -> list[str]:
     ARCH_CONFIG_REGISTRY[arch](defaults)
     parser = argparse.ArgumentParser(add_help=False)
     ARCH_MODEL_REGISTRY[arch].add_args(parser)
-    flags = ["--arch", arch]
+    flags = [f"--arch={arch}"]
     for action in parser._actions:
         value = getattr(saved, action.dest, None)
-        if value is None or value == getattr(defaults, action.dest, None):
-            continue
-        if action.nargs != 0:
-            flags += [action.option_strings[0], str(value)]
-        elif value:
-            flags.append(action.option_strings[0])
+        if value is not None and value != getattr(defaults, action.dest, None):
+            flags += _words(action, value)
     return flags
+
+
+def _words(action: argparse.Action, value: Any) -> list[str]:
+    """A flag with its value, in one word where it takes one, so that no value is a flag."""
+    flag = action.option_strings[0]
+    if action.nargs == 0:
+        return [flag] if value == action.const else []
+    if action.nargs in (None, "?"):
+        return [f"{flag}={value}"]
+    values = [str(word) for word in (value if isinstance(value, (list, tuple)) else [value])]
+    return [flag, *values] if values and not any(word.startswith("-") for word in values) else []

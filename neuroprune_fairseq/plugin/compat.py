@@ -111,6 +111,49 @@ def build_models_in_their_sizes() -> None:
     models.build_model = build_in_size
 
 
+def take_known_settings_only() -> None:
+    """Let fairseq use of a checkpoint's settings only what files.settings lets through.
+
+    fairseq gives settings to eval() as it builds a model, and has no hook between that and
+    loading. Its changes for old checkpoints use settings, too, so they are checked before these;
+    what the caller overrides is no stranger's and comes after.
+    """
+    from fairseq import checkpoint_utils
+    from fairseq.dataclass.utils import overwrite_args_by_name
+
+    from neuroprune_fairseq.files import checkpoint, settings
+
+    load, upgrade = checkpoint_utils.load_checkpoint_to_cpu, checkpoint_utils._upgrade_state_dict
+    if hasattr(upgrade, "__wrapped__"):
+        return
+    left_out: list[str] = []
+
+    @functools.wraps(upgrade)
+    def check_and_upgrade(state):
+        left_out[:] = settings.take_settings_(state)
+        checkpoint.add_history_(state)
+        return upgrade(state)
+
+    @functools.wraps(load)
+    def load_checked(path, arg_overrides=None, load_on_all_ranks=False):
+        try:
+            state = load(path, None, load_on_all_ranks)
+        except OSError:
+            raise
+        except Exception as error:  # whatever fairseq comes upon in a file of any kind
+            refuse(f"{path} {checkpoint.unreadable(error)} ({reason(error)})")
+        checkpoint.log_left_out(path, left_out)
+        for name, value in (arg_overrides or {}).items():
+            if state.get("args") is not None:
+                setattr(state["args"], name, value)
+        if arg_overrides and state.get("cfg") is not None:
+            overwrite_args_by_name(state["cfg"], arg_overrides)
+        return state
+
+    checkpoint_utils._upgrade_state_dict = check_and_upgrade
+    checkpoint_utils.load_checkpoint_to_cpu = load_checked
+
+
 def tell_tasks_their_trainer() -> None:
     """Hand the trainer to a task's ``use_trainer`` when an epoch begins.
 
