@@ -5,7 +5,7 @@ half of the times with an older result in its place. After each kill the result 
 one or the whole new one; the same command again must succeed, give what a run without a kill
 gives, and leave nothing else behind, neither beside its result nor in TMPDIR. Examples::
 
-    python benchmarks/kill_commands.py --output results/kill-commands.json
+    python benchmarks/kill_commands.py --results results/kill-commands.jsonl
     python benchmarks/kill_commands.py --kills 5 --commands compact export
 """
 
@@ -37,10 +37,11 @@ from neuroprune_experiments.evaluation import git_commit, hardware
 from neuroprune_experiments.frontier import command as frontier
 from neuroprune_experiments.report import command as report
 from neuroprune_fairseq.cli import compact, export
-from neuroprune_fairseq.files.atomic import replacing
+from neuroprune_fairseq.files.results import append_line
 
 ROOT = Path(__file__).resolve().parent.parent
 NEW, OLD = "checkpoint_last.pt", "checkpoint1.pt"  # of one training: what is read, two results
+PYTHONS = "pymp-"  # empty folders of Python's multiprocessing, in fairseq-generate's workers
 SIZES = ("--vocab-size", "100", "--train-pairs", "60", "--valid-pairs", "10", "--test-pairs", "10")
 
 
@@ -126,8 +127,8 @@ class Killing:
     def __init__(self, name: str, folder: Path, data: str, rng: random.Random) -> None:
         self.name, self.command, self.folder, self.rng = name, COMMANDS[name], folder, rng
         self.data, self.log = data, folder / f"{name}.log"
-        self.temporary = folder / "tmp"
-        self.temporary.mkdir(exist_ok=True)
+        self.temporary = folder / f"{name}-tmp"
+        self.temporary.mkdir()
         self.old_place = self._place("old")
         self._finish(self._start(OLD, self.old_place))
         self.old = self.command.state(self.old_place)
@@ -209,7 +210,7 @@ class Killing:
         if not fault and any(after.get(name) != self.new[name] for name in self.new):
             fault = "the run after the kill gives something else"
         debris = [*(after.keys() - self.new.keys() - old.keys())]
-        debris += [path.name for path in self.temporary.iterdir()]
+        debris += [p.name for p in self.temporary.iterdir() if not p.name.startswith(PYTHONS)]
         debris += [path.name for path in out.iterdir() if path.name.startswith(".")]
         shutil.rmtree(out)
         record = {"moment": round(share, 3), "with_old_result": bool(old), "fault": fault}
@@ -243,12 +244,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     parser.add_argument("--kills", type=int, default=20, help="of each command")
     parser.add_argument("--seed", type=int, default=1, help="of the random moments")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--results", type=Path, help="JSON Lines file to add the result to")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Kill, look, print a line for each command and write JSON at the end."""
+    """Kill, look, print a line for each command and add a line of JSON at the end."""
     arguments = _parse()
     torch.set_num_threads(1)
     os.environ["SOURCE_DATE_EPOCH"], rcParams["svg.hashsalt"] = "0", "same"  # for equal pictures
@@ -268,9 +269,8 @@ def main() -> None:
             result[command] = {**summary, "seconds": round(killing.seconds, 1), "all": records}
             bad += faults
     result |= {"hardware": hardware(), "git_commit": git_commit()}
-    if arguments.output:
-        with replacing(arguments.output) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if arguments.results:
+        append_line(arguments.results, result)
     sys.exit(bad > 0)
 
 
