@@ -24,7 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 import neuroprune_fairseq
-from neuroprune_fairseq.files.atomic import replacing
+from neuroprune_fairseq.files.atomic import replacing, working_folder
 from neuroprune_fairseq.files.checkpoint import language_pair, read_checkpoint, write_checkpoint
 from neuroprune_fairseq.files.errors import refuse, refusing
 from neuroprune_fairseq.files.models import model_of
@@ -73,11 +73,12 @@ class GenerationSettings:
 
 def _run_generation(command: list[str], log: IO[str], sentences: int | None) -> None:
     """Run fairseq-generate into ``log``, with a progress bar of finished sentences."""
-    # No modules from the folder in which the user happens to be.
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-    pipes = {"stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    # No modules from the folder in which the user happens to be, and UTF-8 on every terminal.
+    plain = {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+    environment = {**os.environ, **plain}
+    pipes = {"stdout": subprocess.PIPE, "encoding": "utf-8", "errors": "backslashreplace"}
     with (
-        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as errors,
         tqdm(total=sentences, desc="Translating", unit=" sentences", disable=None) as progress,
         subprocess.Popen(command, stderr=errors, env=environment, **pipes) as process,
     ):
@@ -191,7 +192,11 @@ def hardware() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
+        match = re.search(
+            r"^model name\s*:\s*(.+)$",
+            info.read_text(encoding="utf-8", errors="replace"),
+            re.MULTILINE,
+        )
         cpu = match[1] if match else cpu
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     threads = torch.get_num_threads()
@@ -202,7 +207,9 @@ def git_commit() -> str | None:
     """The checkout's commit, with "-dirty" when files differ; None outside a checkout."""
     command = ["git", "-C", str(PACKAGE), "describe", "--always", "--abbrev=40", "--dirty"]
     try:
-        result = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True)
+        result = subprocess.run(
+            [*command, "--exclude=*"], capture_output=True, encoding="utf-8", errors="replace"
+        )
     except OSError:
         return None
     return result.stdout.strip() or None
@@ -261,11 +268,14 @@ def evaluate(
     state = read_checkpoint(checkpoint)
     model = model_of(state, checkpoint)  # before anything is written: it may refuse
     zero_small_weights_(model, tolerance)
-    with tempfile.TemporaryDirectory(prefix="neuroprune-") as folder:
+    with working_folder(tempfile.gettempdir(), "checkpoint") as folder:
         path, name = checkpoint, f"{checkpoint.stem}.{settings.suffix()}"
         if tolerance:
-            path, name = Path(folder) / checkpoint.name, f"{name}.tolerance-{tolerance:g}"
+            path, name = folder / "checkpoint.pt", f"{name}.tolerance-{tolerance:g}"
             write_checkpoint(with_weights_of(model, state), path)
+        elif os.pathsep in str(checkpoint):  # which fairseq would take for the names of several
+            path = folder / "checkpoint.pt"
+            path.symlink_to(checkpoint.resolve())
         output = checkpoint.parent / f"{name}.txt"
         generate(path, data, settings, output, len(references))
     hypotheses = read_hypotheses(output)

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from neuroprune_experiments.figures import COLOURS, plt, save_figure
 from neuroprune_experiments.frontier.records import methods_in, settings_text
 from neuroprune_fairseq.files.atomic import replacing
+from neuroprune_fairseq.files.text import csv_cell
 
 # The same method looks the same in every picture; unknown ones take what is left.
 STYLES = {
@@ -279,5 +280,6 @@ def write_points(records: Sequence[Record], path: Path, edges: Sequence[float] =
             band = band_of(record, edges)
             text = "" if band is None else f"{edges[band]:g}-{edges[band + 1]:g}"
             row = [record.get(column, "") for column in columns]
-            writer.writerow([*row, settings_text(record), text, int(id(record) in on_front)])
+            row += [settings_text(record), text, int(id(record) in on_front)]
+            writer.writerow(map(csv_cell, row))
     return path

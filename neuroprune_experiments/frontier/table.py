@@ -7,6 +7,7 @@ from typing import Any
 
 from neuroprune_experiments.frontier.front import hypervolume, pareto_mask
 from neuroprune_experiments.frontier.records import Candidate, candidates, methods_in, select
+from neuroprune_fairseq.files.text import markdown_cell
 
 SELECTION = "Selected by validation BLEU; BLEU is that of the test set."
 VOLUME = (
@@ -18,6 +19,7 @@ VOLUME = (
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, aligned for reading as plain text; the first row is its head."""
+    rows = [list(map(markdown_cell, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [rows[0], ["-" * width for width in widths], *rows[1:]]
     return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)

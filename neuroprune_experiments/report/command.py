@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from neuroprune_fairseq.files.atomic import working_folder
 from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
+from neuroprune_fairseq.files.text import document
 
 PROG = "neuroprune-report"
 PAGE = "index.html"
@@ -111,16 +112,21 @@ def _write(out: Path, sections: Sequence, models: Sequence, notes: Sequence[str]
         for picture in [*section.pictures, *(folded for _, folded in section.folded)]
     ]
     svgs, names = {}, [PAGE]
-    with tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=f".{out.name}.") as folder:
+    place = out.resolve()
+    with working_folder(place.parent, place.name) as scratch:
+        folder = scratch / place.name
+        folder.mkdir()
         for picture in tqdm(pictures, desc="Pictures", disable=None):
             panels = draw_panels(picture)
             svgs[picture.name] = list(map(inline_svg, panels))
-            names += [path.name for path in write_picture(picture, panels, Path(folder))]
-        page = render(sections, svgs, models, notes)
-        (Path(folder) / PAGE).write_text(page, encoding="utf-8")
-        out.mkdir(exist_ok=True)
-        for name in names:
-            os.replace(Path(folder) / name, out / name)
+            names += [path.name for path in write_picture(picture, panels, folder)]
+        page = document(render(sections, svgs, models, notes))
+        (folder / PAGE).write_text(page, encoding="utf-8")
+        if not (place.is_dir() and any(place.iterdir())):
+            os.replace(folder, place)
+        else:  # which may have other files, too; the page when its pictures are there
+            for name in reversed(names):
+                os.replace(folder / name, place / name)
     return [out / name for name in names]
 
 

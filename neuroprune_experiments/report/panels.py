@@ -19,6 +19,7 @@ from PIL import Image
 
 from neuroprune_experiments.figures import COLOURS, plt
 from neuroprune_experiments.frontier.figures import STYLES
+from neuroprune_fairseq.files.text import document
 
 # Inches; CSS draws 96 pixels an inch.
 PANEL_WIDTH = 3.6
@@ -178,7 +179,7 @@ def draw_panels(picture: Picture) -> list[DrawnPanel]:
             figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
             figure.savefig(png, format="png", dpi=DPI)
             plt.close(figure)
-            element = _bare_svg(svg.getvalue(), f"{picture.name}-{number}")
+            element = _bare_svg(document(svg.getvalue()), f"{picture.name}-{number}")
             found.append(DrawnPanel(label, element, Image.open(png)))
     return found
 

@@ -18,6 +18,7 @@ from neuroprune_fairseq.files.checkpoint import read_checkpoint
 from neuroprune_fairseq.files.errors import refuse, refusing
 from neuroprune_fairseq.files.models import model_of, settings_of
 from neuroprune_fairseq.files.results import COUNT, number_fault, read_records
+from neuroprune_fairseq.files.text import printable
 from neuroprune_fairseq.method.pruning import zero_small_weights_
 
 DENSE = "dense"
@@ -94,6 +95,7 @@ def labels_for(paths: Sequence[Path], chosen: Sequence[str]) -> list[str]:
         SystemExit: one line, for a checkpoint that is named twice, and for too few, too
             many or equal labels.
     """
+    chosen = list(map(printable, chosen))
     paths = [path.resolve() for path in paths]
     if path := _repeated(paths):
         refuse(f"{path} is named twice")
@@ -103,6 +105,7 @@ def labels_for(paths: Sequence[Path], chosen: Sequence[str]) -> list[str]:
         refuse(f"--labels: '{label}' stands for more than one checkpoint")
     if chosen:
         return list(chosen)
+    paths = [Path(printable(str(path))) for path in paths]
     short = [p.parent.name if p.stem.startswith("checkpoint") else p.stem for p in paths]
     for names in (short, [f"{path.parent.name}/{path.stem}" for path in paths]):
         if not _repeated(names):

@@ -147,6 +147,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return {"cfg": None, **state}
 
 
+def save_data(state: Any, path: str | Path) -> None:
+    """As torch.save, but equal content makes equal bytes: the file's name is no part of it.
+
+    Raises:
+        OSError, RuntimeError: it cannot be written.
+    """
+    with open(path, "wb") as file:
+        torch.save(state, file)
+
+
 def write_checkpoint(state: dict[str, Any], path: str | Path) -> None:
     """Write a checkpoint under a temporary name and rename it.
 
@@ -155,7 +165,7 @@ def write_checkpoint(state: dict[str, Any], path: str | Path) -> None:
     """
     # torch reports a full disk as a RuntimeError.
     with refusing(f"{path} cannot be written", OSError, RuntimeError), replacing(path) as temporary:
-        torch.save(state, temporary)
+        save_data(state, temporary)
 
 
 def language_pair(data: str | Path, subset: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,6 +132,8 @@ def load_model_and_task(path: str | Path, data: str | Path) -> tuple[nn.Module, 
         SystemExit: one line, when checkpoint and dictionaries do not fit.
     """
     read_checkpoint(path)
+    if os.pathsep in str(data):
+        refuse(f"--data {data}: fairseq splits names at '{os.pathsep}'; name a link without one")
     with refusing(f"{path} does not load with the dictionaries of --data {data}"):
         found, _, task = checkpoint_utils.load_model_ensemble_and_task(
             [str(path)], arg_overrides={"data": str(data)}

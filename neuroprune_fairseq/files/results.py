@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from neuroprune_fairseq.files.errors import refuse, refusing
+from neuroprune_fairseq.files.text import markdown_cell
 
 # What a record's numbers must lie between.
 Bounds = Mapping[str, tuple[float, float]]
@@ -176,7 +177,7 @@ def table_rows(records: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def format_table(records: Sequence[dict[str, Any]]) -> str:
     """A Markdown table, aligned for reading as plain text, one row a record."""
-    rows = table_rows(records)
+    rows = [list(map(markdown_cell, row)) for row in table_rows(records)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     rows.insert(1, ["-" * width for width in widths])
     lines = (" | ".join(map(str.ljust, row, widths)) for row in rows)
