@@ -22,6 +22,8 @@ FAIRSEQ = [
 
 # The engine of neuroprune-export.
 CTRANSLATE2 = ["ctranslate2>=4.8"]
+# Spells the numbers of the toy corpus in German and English.
+NUM2WORDS = ["num2words>=0.5.13"]
 
 setup(
     name="neuroprune_fairseq",
@@ -48,7 +50,8 @@ setup(
     extras_require={
         "fairseq": FAIRSEQ,
         "ctranslate2": CTRANSLATE2,
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", *CTRANSLATE2],
+        "data": NUM2WORDS,
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", *CTRANSLATE2, *NUM2WORDS],
     },
     entry_points={
         "console_scripts": [

@@ -43,8 +43,8 @@ missing_packages() {
   "$1" -c 'import sys
 sys.path = [folder for folder in sys.path if folder]
 import importlib.util
-names = "torch fairseq numpy sacrebleu sentencepiece matplotlib tqdm optuna jinja2".split()
-print(*[name for name in names if importlib.util.find_spec(name) is None], sep=", ")'
+names = "torch fairseq numpy sacrebleu sentencepiece matplotlib tqdm optuna jinja2 num2words"
+print(*[name for name in names.split() if importlib.util.find_spec(name) is None], sep=", ")'
 }
 
 make_environment() {
@@ -85,7 +85,7 @@ if [ -n "${NEUROPRUNE_PYTHON:-}" ]; then
   "$PYTHON" -c '' 2>/dev/null || environment_error "--python $PYTHON does not run"
   missing=$(missing_packages "$PYTHON")
   [ -z "$missing" ] || environment_error "--python $PYTHON lacks $missing" \
-    "(in $ROOT: $PYTHON -m pip install -c constraints.txt -e '.[fairseq]')"
+    "(in $ROOT: $PYTHON -m pip install -c constraints.txt -e '.[fairseq,data]')"
 else
   environment_is_complete || make_environment_once
   PYTHON=$ROOT/.venv/bin/python
