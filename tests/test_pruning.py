@@ -214,6 +214,18 @@ def test_pruned_neurons_have_no_gradient_and_stay_zero_through_20_adam_updates(b
     assert pruned_neurons(mlp).tolist() == list(range(40))
 
 
+@pytest.mark.parametrize("left", ["fc1.weight", "fc1.bias", "fc2.weight"])
+def test_a_neuron_of_which_anything_is_left_is_not_pruned(build_model, left):
+    model = build_model()
+    mlp = mlp_blocks(model)[0]
+    zero_neurons_(mlp, torch.tensor([3, 4]))
+    assert pruned_neurons(mlp).tolist() == [3, 4]
+    parameter = model.encoder.layers[0].get_parameter(left)
+    with torch.no_grad():
+        (parameter[:, 3] if left == "fc2.weight" else parameter[3:4]).fill_(0.5)
+    assert pruned_neurons(mlp).tolist() == [4]
+
+
 def test_a_model_without_pruned_heads_holds_nothing(build_model):
     assert not Pruned(build_model())
 

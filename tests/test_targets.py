@@ -12,7 +12,7 @@ from neuroprune_fairseq.method.importance import HeadImportance, WeightImportanc
 from neuroprune_fairseq.method.pruning import eliminate_redundant_heads, zero_heads_, zero_neurons_
 from neuroprune_fairseq.method.redundancy import head_distances
 from neuroprune_fairseq.method.sparsity import measure
-from neuroprune_fairseq.method.targets import Schedule, sparsify_
+from neuroprune_fairseq.method.targets import Schedule, sparsify_, zero_lowest_
 from neuroprune_fairseq.pruners.target_controller import Targets, total_updates
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
@@ -53,6 +53,33 @@ def test_sparsify_ends_at_the_share_and_takes_zeros_first(build_model, part, sha
     assert measure(model)[f"{part}_sparsity"] == pytest.approx(share, abs=1e-4)
     after = [b.q_proj.weight == 0 for b in attention_blocks(model)]
     assert all((new | ~old).all() for old, new in zip(before, after))
+
+
+@pytest.mark.parametrize("count", [0, -1, -3])
+def test_no_weight_is_zeroed_where_enough_are(count):
+    weight = torch.tensor([3.0, 0.0, -2.0, 1.0])
+    zero_lowest_([weight], [weight.square()], count)
+    assert weight.tolist() == [3.0, 0.0, -2.0, 1.0]
+
+
+def test_the_lowest_scores_of_all_weights_together_go_whatever_the_magnitudes():
+    weights = [torch.tensor([[1.0, 9.0], [2.0, 8.0]]), torch.tensor([7.0, 3.0, 6.0])]
+    scores = [torch.tensor([[5.0, 1.0], [6.0, 3.0]]), torch.tensor([2.0, 7.0, 3.0])]
+    zero_lowest_(weights, scores, 3)
+    assert weights[0].tolist() == [[1.0, 0.0], [2.0, 0.0]]  # of two equal ones the first goes
+    assert weights[1].tolist() == [0.0, 3.0, 6.0]
+
+
+@pytest.mark.parametrize("part", ["attn", "mlp", "total"])
+def test_a_model_cut_further_than_asked_loses_no_weight(build_model, part):
+    model = build_model()
+    for block in attention_blocks(model):
+        zero_heads_(block, torch.arange(3))
+    for mlp in mlp_blocks(model):
+        zero_neurons_(mlp, torch.arange(48))
+    smaller = compact(model)
+    sparsify_(smaller, part, 0.3, WeightImportance().scores(smaller))
+    assert measure(smaller)[f"{part}_sparsity"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("part", ["attn", "mlp", "total"])
@@ -101,6 +128,28 @@ def test_redundancy_takes_the_closest_pairs_and_exactly_as_many_as_asked(build_m
     assert sum(len(record["replaced"]) for record in records) == 37
 
 
+def test_of_the_pairs_at_one_threshold_the_closest_go_first(build_model):
+    model = build_model()
+    far = torch.full((6, 6), 100.0).fill_diagonal_(0.0)
+    distances = {block.name: far.clone() for block in attention_blocks(model)}
+    first = distances["encoder.layers.0.self_attn"]
+    first[0, 1] = first[1, 0] = 3.0
+    # Four heads: two pairs at 1, a ring at 2 where none dominates, at 3 all alike: the last stays.
+    four = distances["decoder.layers.5.encoder_attn"]
+    for i, j, distance in ((0, 1, 1), (2, 3, 1), (1, 2, 2), (0, 3, 2), (0, 2, 3), (1, 3, 3)):
+        four[i, j] = four[j, i] = distance
+    expected = [(17, 2, 3), (17, 0, 3), (0, 0, 1), (17, 1, 3)]
+    for surplus in (3, 4):
+        removals = by_redundancy(model, surplus, lambda block: distances[block.name])
+        assert removals == expected[:surplus]
+
+
+def test_more_than_redundancy_can_remove_leaves_one_head_in_every_module(build_model):
+    removals = by_redundancy(build_model(), 108)
+    assert sorted({module for module, _, _ in removals}) == list(range(18))
+    assert [(head, by) for _, head, by in sorted(removals)] == [(i, 5) for i in range(5)] * 18
+
+
 def test_one_head_a_module_is_what_algorithm_2_leaves_at_the_smallest_threshold(build_model):
     model = build_model()
     blocks = attention_blocks(model)
@@ -140,6 +189,15 @@ def test_a_target_that_cannot_be_met_is_refused_in_one_line(build_model, setting
     with pytest.raises(SystemExit, match=message) as exit_:
         Targets(**settings).check(build_model())
     assert "\n" not in str(exit_.value)
+
+
+def test_heads_may_take_half_a_percent_more_than_the_attention_target_and_no_more(run_train):
+    flags = ("--max-update", 2, "--target-update", 1, "--target-heads", 54)  # 0.5 without them
+    run_train(*flags, "--target-attn-sparsity", 0.496)
+    with pytest.raises(
+        SystemExit, match="--target-heads 54 .* 0.500 .*--target-attn-sparsity 0.49"
+    ):
+        run_train(*flags, "--target-attn-sparsity", 0.494, name="other")
 
 
 def test_the_length_of_a_run_counts_epochs_update_freq_and_max_update():
