@@ -91,6 +91,11 @@ def test_an_update_without_any_gradient_counts_as_nothing_and_lets_the_past_fade
     assert torch.allclose(importance.values, torch.full_like(importance.values, 2 * 0.98))
 
 
+def test_before_the_first_gradient_all_heads_matter_equally(build_model):
+    found = HeadImportance().of_modules(build_model(decoder_attention_heads=4))
+    assert [values.tolist() for values in found] == [[0.0] * 6] * 6 + [[0.0] * 4] * 12
+
+
 def test_an_overflowed_update_counts_as_nothing(build_model):
     model = build_model()
     set_gradients(model, float("inf"))

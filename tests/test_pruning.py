@@ -95,6 +95,14 @@ def test_pruned_heads_take_no_part_in_later_comparisons(build_model):
     assert record["replaced"] == {} and record["heads_kept"] == [2, 3, 4, 5]
 
 
+def test_a_module_without_living_heads_stays_as_it_is(build_model):
+    model = build_model()
+    zero_heads_(attention_blocks(model)[3], torch.arange(6))
+    record = eliminate_redundant_heads(model, threshold=100.0)[3]
+    assert (record["heads_kept"], record["replaced"]) == ([], {})
+    assert record["smallest_distance"] is None
+
+
 def test_out_proj_columns_of_all_replaced_heads_are_added_up(build_model):
     model = build_model()
     block = attention_blocks(model)[0]

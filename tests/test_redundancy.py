@@ -51,6 +51,11 @@ def test_a_dominator_is_never_replaced_and_is_similar_to_what_it_replaces():
             assert similar[head][dominator] == 1
 
 
+def test_no_heads_have_no_dominators():
+    found = find_dominators(torch.zeros(0, 0, dtype=torch.bool))
+    assert found.tolist() == [] and found.dtype == torch.long
+
+
 def test_of_equal_heads_the_last_stays():
     assert find_dominators(torch.ones(4, 4)).tolist() == [3, 3, 3, 3]
 

@@ -7,10 +7,8 @@ import torch
 from test_task import assert_equal_weights, epoch_lines
 
 from neuroprune_fairseq.compact import compact
-from neuroprune_fairseq.method.head_selection import by_redundancy, keep_heads_
-from neuroprune_fairseq.method.importance import HeadImportance, WeightImportance
-from neuroprune_fairseq.method.pruning import eliminate_redundant_heads, zero_heads_, zero_neurons_
-from neuroprune_fairseq.method.redundancy import head_distances
+from neuroprune_fairseq.method.importance import WeightImportance
+from neuroprune_fairseq.method.pruning import zero_heads_, zero_neurons_
 from neuroprune_fairseq.method.sparsity import measure
 from neuroprune_fairseq.method.targets import Schedule, sparsify_, zero_lowest_
 from neuroprune_fairseq.pruners.target_controller import Targets, total_updates
@@ -40,6 +38,20 @@ def test_heads_alone_take_the_whole_way_to_the_target(run_train, tmp_path):
 def test_the_schedule_acts_at_its_interval_and_always_at_the_end():
     schedule = Schedule(start=100, end=123, interval=10)
     assert [n for n in range(300) if schedule.acts(n)] == [110, 120, 123]
+
+
+def test_by_default_the_schedule_acts_every_tenth_update_after_its_start():
+    schedule = Schedule(start=20, end=45)
+    assert [n for n in range(100) if schedule.acts(n)] == [30, 40, 45]
+    assert schedule.first(0.1) == Schedule(start=20, end=22)
+    assert schedule.first(0.5).interval == schedule.interval == 10
+
+
+def test_a_schedule_of_no_length_is_at_its_end():
+    schedule = Schedule(start=5, end=5)
+    assert [schedule.progress(n) for n in (4, 5, 6)] == [0.0, 1.0, 1.0]
+    assert [n for n in range(20) if schedule.acts(n)] == [5]
+    assert Schedule(start=0, end=1).progress(0) == 0.0
 
 
 @pytest.mark.parametrize("part", ["attn", "mlp", "total"])
@@ -97,80 +109,6 @@ def test_a_cut_model_loses_the_weights_that_the_whole_one_loses(build_model, par
         assert torch.equal(small.k_proj.weight, whole.k_proj.weight[16:])
     for whole, small in zip(mlp_blocks(model), mlp_blocks(smaller)):
         assert torch.equal(small.fc2.weight, whole.fc2.weight[:, 20:])
-
-
-def importance_of(*low):
-    values = torch.ones(108)
-    values[list(low)] = 0.1
-    return HeadImportance(values=values)
-
-
-def test_the_least_important_heads_go_first_and_a_module_may_go_empty(build_model):
-    model = build_model()
-    records = keep_heads_(model, 101, "importance", importance_of(0, 1, 2, 3, 4, 5, 60), "none")
-    assert records[0]["heads_kept"] == []
-    assert records[10]["replaced"] == {0: None}
-    assert measure(model)["heads_kept"] == 101
-
-
-def test_redundancy_takes_the_closest_pairs_and_exactly_as_many_as_asked(build_model):
-    model = build_model()
-    closest = sorted(
-        (head_distances(block)[i, j].item(), index)
-        for index, block in enumerate(attention_blocks(model))
-        for i in range(6)
-        for j in range(i)
-    )
-    (removal,) = by_redundancy(model, 1)
-    assert removal[0] == closest[0][1]
-    records = keep_heads_(model, 71, "redundancy", importance_of(), "out_proj")
-    assert measure(model)["heads_kept"] == 71
-    assert sum(len(record["replaced"]) for record in records) == 37
-
-
-def test_of_the_pairs_at_one_threshold_the_closest_go_first(build_model):
-    model = build_model()
-    far = torch.full((6, 6), 100.0).fill_diagonal_(0.0)
-    distances = {block.name: far.clone() for block in attention_blocks(model)}
-    first = distances["encoder.layers.0.self_attn"]
-    first[0, 1] = first[1, 0] = 3.0
-    # Four heads: two pairs at 1, a ring at 2 where none dominates, at 3 all alike: the last stays.
-    four = distances["decoder.layers.5.encoder_attn"]
-    for i, j, distance in ((0, 1, 1), (2, 3, 1), (1, 2, 2), (0, 3, 2), (0, 2, 3), (1, 3, 3)):
-        four[i, j] = four[j, i] = distance
-    expected = [(17, 2, 3), (17, 0, 3), (0, 0, 1), (17, 1, 3)]
-    for surplus in (3, 4):
-        removals = by_redundancy(model, surplus, lambda block: distances[block.name])
-        assert removals == expected[:surplus]
-
-
-def test_more_than_redundancy_can_remove_leaves_one_head_in_every_module(build_model):
-    removals = by_redundancy(build_model(), 108)
-    assert sorted({module for module, _, _ in removals}) == list(range(18))
-    assert [(head, by) for _, head, by in sorted(removals)] == [(i, 5) for i in range(5)] * 18
-
-
-def test_one_head_a_module_is_what_algorithm_2_leaves_at_the_smallest_threshold(build_model):
-    model = build_model()
-    blocks = attention_blocks(model)
-    distances = sorted({d for b in blocks for d in head_distances(b).flatten().tolist()})
-    for threshold in reversed(distances):
-        records = eliminate_redundant_heads(build_model(), threshold)
-        if sum(len(record["heads_kept"]) for record in records) > 18:
-            break
-        expected = [record["heads_kept"] for record in records]
-    ours = keep_heads_(model, 18, "redundancy", importance_of(), "out_proj")
-    assert [record["heads_kept"] for record in ours] == expected
-
-
-def test_of_two_equally_important_heads_the_one_that_another_resembles_goes(build_model):
-    model = build_model()
-    block = attention_blocks(model)[3]
-    with torch.no_grad():
-        for weight in block.prunable_weights:
-            weight[8:16] = weight[:8] + 1e-3
-    records = keep_heads_(model, 107, "both", importance_of(), "none")
-    assert set(records[3]["replaced"]) <= {0, 1} and len(records[3]["replaced"]) == 1
 
 
 @pytest.mark.parametrize(
