@@ -48,7 +48,11 @@ setup(
     extras_require={
         "fairseq": FAIRSEQ,
         "ctranslate2": CTRANSLATE2,
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", *CTRANSLATE2],
+        "dev": [
+            *("pytest", "pytest-xdist", "hypothesis", "ruff"),
+            *CTRANSLATE2,
+            'mutmut>=3.8; python_version >= "3.10"',
+        ],
     },
     entry_points={
         "console_scripts": [
