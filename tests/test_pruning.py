@@ -240,6 +240,8 @@ def test_a_model_without_pruned_heads_holds_nothing(build_model):
 
 def test_zero_small_weights_zeroes_exactly_those_below_the_tolerance(build_model):
     model = build_model()
+    with torch.no_grad():
+        mlp_blocks(model)[0].fc1.weight[0, :2] = torch.tensor([0.05, -0.05])
     before = mlp_blocks(model)[0].fc1.weight.detach().clone()
     embedding = model.encoder.embed_tokens.weight.detach().clone()
     zero_small_weights_(model, 0.05)
@@ -254,7 +256,10 @@ def test_idle_neurons_stay_where_the_activation_is_not_known(build_model):
     del model.encoder.layers[0].activation_fn
     mlp = mlp_blocks(model)[0]
     zero_neurons_(mlp, torch.tensor([3]))
+    later = mlp_blocks(model)[5]
     with torch.no_grad():
         mlp.fc1.bias[3] = 1.0  # idle, not pruned
+        later.fc1.weight[7] = 0.0
     prune_idle_neurons_(model)
     assert mlp.fc1.bias[3] == 1.0
+    assert pruned_neurons(later).tolist() == [7]
