@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: help env format lint test smoke clean
+.PHONY: help env format lint test smoke mutate clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -25,6 +25,10 @@ test: env  ## the whole test suite
 smoke: env  ## the quick tests: everything that trains no model
 	bash scripts/test.sh -m 'not slow'
 
+mutate: env  ## change the core line by line and see whether the tests notice (docs/mutation.md)
+	OMP_NUM_THREADS=1 $(PYTHON) tests/mutate.py run $(MUTANTS)
+	$(PYTHON) tests/mutate.py results
+
 clean:  ## remove caches and build leftovers; runs and corpora stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist mutants *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find neuroprune_fairseq data-prep scripts tests -name __pycache__ -type d -exec rm -rf {} +

@@ -36,7 +36,7 @@ setup(
         "neuroprune_fairseq": ["config/*.yaml"],
         "neuroprune_experiments.report": ["page.html"],
     },
-    python_requires=">=3.9",
+    python_requires=">=3.11",
     install_requires=[
         "torch>=2.6",
         "numpy",
@@ -51,7 +51,10 @@ setup(
         "fairseq": FAIRSEQ,
         "ctranslate2": CTRANSLATE2,
         "data": NUM2WORDS,
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", *CTRANSLATE2, *NUM2WORDS],
+        "dev": [
+            *("pytest", "pytest-xdist", "hypothesis", "ruff", "mutmut>=3.8"),
+            *(*CTRANSLATE2, *NUM2WORDS),
+        ],
     },
     entry_points={
         "console_scripts": [

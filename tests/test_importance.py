@@ -14,9 +14,10 @@ from neuroprune_fairseq.pruners.targets import keep_importance_
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 
-def loss_of(model, sample):
-    logits = model(**sample["net_input"])[0]
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), sample["target"].flatten())
+def loss_of(model, sample, part=slice(None)):
+    """The loss of some sentences."""
+    logits = model(**{name: value[part] for name, value in sample["net_input"].items()})[0]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), sample["target"][part].flatten())
 
 
 @pytest.mark.parametrize("index", [0, 7])
@@ -63,6 +64,37 @@ def test_the_past_fades_at_the_decay(build_model):
     importance.update(model)
     assert importance.values.mean().item() == pytest.approx(0.25)
     assert [len(module) for module in importance.of_modules(model)] == [6] * 18
+
+
+@pytest.mark.parametrize("kind", [HeadImportance, WeightImportance])
+def test_by_default_an_update_counts_a_fiftieth_of_what_was_there(build_model, sample, kind):
+    model, importance, seen = build_model(), kind(), []
+    for part in (slice(0, 1), slice(1, 3)):
+        model.zero_grad()
+        loss_of(model, sample, part).backward()
+        importance.update(model)
+        squares = kind.gradients(model).double() ** 2
+        seen.append(squares / squares.mean())
+    expected = 0.98 * seen[0] + 0.02 * seen[1]
+    assert torch.allclose(importance.values.double(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [HeadImportance, WeightImportance])
+def test_an_update_without_any_gradient_counts_as_nothing_and_lets_the_past_fade(build_model, kind):
+    model = build_model()
+    importance = kind()
+    importance.update(model)  # no gradient yet: 0 / 0
+    assert importance.values.eq(0).all()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    importance.values += 2.0
+    importance.update(model)
+    assert torch.allclose(importance.values, torch.full_like(importance.values, 2 * 0.98))
+
+
+def test_before_the_first_gradient_all_heads_matter_equally(build_model):
+    found = HeadImportance().of_modules(build_model(decoder_attention_heads=4))
+    assert [values.tolist() for values in found] == [[0.0] * 6] * 6 + [[0.0] * 4] * 12
 
 
 def test_an_overflowed_update_counts_as_nothing(build_model):

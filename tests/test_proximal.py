@@ -98,6 +98,16 @@ def test_a_cut_model_shrinks_as_the_model_with_its_zeros_does(build_model):
     assert torch.allclose(found.weight, expected.weight[40:], atol=1e-7)
 
 
+@torch.no_grad()
+def test_what_is_cut_out_is_missing_from_a_row_also_where_a_step_is_small(build_model):
+    model = build_model()
+    zero_neurons_(mlp_blocks(model)[0], torch.arange(72))
+    smaller = compact(model)
+    fc2 = mlp_blocks(smaller)[0].fc2.weight.fill_(0.5)
+    proximal_step_(smaller, lr=1e-3, attn_weight=0.0, mlp_weight=2.0, near_zero=0.05)
+    assert torch.allclose(fc2, torch.full_like(fc2, 0.5 - 2e-3 * 72 / 96), rtol=1e-6)
+
+
 def test_a_step_lowers_the_penalty_it_is_made_for(build_model):
     model = build_model()
     fc1 = mlp_blocks(model)[0].fc1.weight

@@ -95,6 +95,14 @@ def test_pruned_heads_take_no_part_in_later_comparisons(build_model):
     assert record["replaced"] == {} and record["heads_kept"] == [2, 3, 4, 5]
 
 
+def test_a_module_without_living_heads_stays_as_it_is(build_model):
+    model = build_model()
+    zero_heads_(attention_blocks(model)[3], torch.arange(6))
+    record = eliminate_redundant_heads(model, threshold=100.0)[3]
+    assert (record["heads_kept"], record["replaced"]) == ([], {})
+    assert record["smallest_distance"] is None
+
+
 def test_out_proj_columns_of_all_replaced_heads_are_added_up(build_model):
     model = build_model()
     block = attention_blocks(model)[0]
@@ -214,12 +222,26 @@ def test_pruned_neurons_have_no_gradient_and_stay_zero_through_20_adam_updates(b
     assert pruned_neurons(mlp).tolist() == list(range(40))
 
 
+@pytest.mark.parametrize("left", ["fc1.weight", "fc1.bias", "fc2.weight"])
+def test_a_neuron_of_which_anything_is_left_is_not_pruned(build_model, left):
+    model = build_model()
+    mlp = mlp_blocks(model)[0]
+    zero_neurons_(mlp, torch.tensor([3, 4]))
+    assert pruned_neurons(mlp).tolist() == [3, 4]
+    parameter = model.encoder.layers[0].get_parameter(left)
+    with torch.no_grad():
+        (parameter[:, 3] if left == "fc2.weight" else parameter[3:4]).fill_(0.5)
+    assert pruned_neurons(mlp).tolist() == [4]
+
+
 def test_a_model_without_pruned_heads_holds_nothing(build_model):
     assert not ZeroMask(build_model())
 
 
 def test_zero_small_weights_zeroes_exactly_those_below_the_tolerance(build_model):
     model = build_model()
+    with torch.no_grad():
+        mlp_blocks(model)[0].fc1.weight[0, :2] = torch.tensor([0.05, -0.05])
     before = mlp_blocks(model)[0].fc1.weight.detach().clone()
     embedding = model.encoder.embed_tokens.weight.detach().clone()
     zero_small_weights_(model, 0.05)
@@ -234,7 +256,10 @@ def test_idle_neurons_stay_where_the_activation_is_not_known(build_model):
     del model.encoder.layers[0].activation_fn
     mlp = mlp_blocks(model)[0]
     zero_neurons_(mlp, torch.tensor([3]))
+    later = mlp_blocks(model)[5]
     with torch.no_grad():
         mlp.fc1.bias[3] = 1.0  # idle, not pruned
+        later.fc1.weight[7] = 0.0
     prune_idle_neurons_(model)
     assert mlp.fc1.bias[3] == 1.0
+    assert pruned_neurons(later).tolist() == [7]

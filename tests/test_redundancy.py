@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import torch
 
 from neuroprune_fairseq.method.redundancy import find_dominators, head_distances, head_importance
@@ -48,6 +49,11 @@ def test_a_dominator_is_never_replaced_and_is_similar_to_what_it_replaces():
         for head, dominator in enumerate(dominators):
             assert dominators[dominator] == dominator
             assert similar[head][dominator] == 1
+
+
+def test_no_heads_have_no_dominators():
+    found = find_dominators(torch.zeros(0, 0, dtype=torch.bool))
+    assert found.tolist() == [] and found.dtype == torch.long
 
 
 def test_of_equal_heads_the_last_stays():
@@ -95,3 +101,16 @@ def test_head_importance_sums_the_absolute_out_proj_columns(build_model):
     for head in range(6):
         expected = block.out_proj.weight[:, 8 * head : 8 * head + 8].abs().sum()
         assert torch.allclose(head_importance(block)[head], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_head_importance_in_half_precision_is_summed_in_fp32(build_model, dtype):
+    model = build_model().to(dtype)
+    block = attention_blocks(model)[0]
+    with torch.no_grad():
+        block.out_proj.weight.fill_(-300.0)  # 48 x 8 of them are more than fp16 can hold
+        block.head_columns()[:, 1] = 1.0009765625 if dtype == torch.float16 else 1.0078125
+    found = head_importance(block)
+    assert found.dtype == torch.float32
+    assert found[0].item() == 48 * 8 * 300
+    assert found[1].item() == 48 * 8 * block.out_proj.weight[0, 8].item()

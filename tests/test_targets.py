@@ -7,12 +7,10 @@ import torch
 from test_task import assert_equal_weights, epoch_lines
 
 from neuroprune_fairseq.compact import compact
-from neuroprune_fairseq.method.head_selection import by_redundancy, keep_heads_
-from neuroprune_fairseq.method.importance import HeadImportance, WeightImportance
-from neuroprune_fairseq.method.pruning import eliminate_redundant_heads, zero_heads_, zero_neurons_
-from neuroprune_fairseq.method.redundancy import head_distances
+from neuroprune_fairseq.method.importance import WeightImportance
+from neuroprune_fairseq.method.pruning import zero_heads_, zero_neurons_
 from neuroprune_fairseq.method.sparsity import measure
-from neuroprune_fairseq.method.weight_selection import sparsify_
+from neuroprune_fairseq.method.weight_selection import sparsify_, zero_lowest_
 from neuroprune_fairseq.plugin.loop import total_updates
 from neuroprune_fairseq.pruners import Run
 from neuroprune_fairseq.pruners.schedule import Schedule
@@ -45,6 +43,20 @@ def test_the_schedule_acts_at_its_interval_and_always_at_the_end():
     assert [n for n in range(300) if schedule.acts(n)] == [110, 120, 123]
 
 
+def test_by_default_the_schedule_acts_every_tenth_update_after_its_start():
+    schedule = Schedule(start=20, end=45)
+    assert [n for n in range(100) if schedule.acts(n)] == [30, 40, 45]
+    assert schedule.first(0.1) == Schedule(start=20, end=22)
+    assert schedule.first(0.5).interval == schedule.interval == 10
+
+
+def test_a_schedule_of_no_length_is_at_its_end():
+    schedule = Schedule(start=5, end=5)
+    assert [schedule.progress(n) for n in (4, 5, 6)] == [0.0, 1.0, 1.0]
+    assert [n for n in range(20) if schedule.acts(n)] == [5]
+    assert Schedule(start=0, end=1).progress(0) == 0.0
+
+
 @pytest.mark.parametrize("part", ["attn", "mlp", "total"])
 @pytest.mark.parametrize("share", [0.0, 0.31, 0.9])
 def test_sparsify_ends_at_the_share_and_takes_zeros_first(build_model, part, share):
@@ -56,6 +68,33 @@ def test_sparsify_ends_at_the_share_and_takes_zeros_first(build_model, part, sha
     assert measure(model)[f"{part}_sparsity"] == pytest.approx(share, abs=1e-4)
     after = [b.q_proj.weight == 0 for b in attention_blocks(model)]
     assert all((new | ~old).all() for old, new in zip(before, after))
+
+
+@pytest.mark.parametrize("count", [0, -1, -3])
+def test_no_weight_is_zeroed_where_enough_are(count):
+    weight = torch.tensor([3.0, 0.0, -2.0, 1.0])
+    zero_lowest_([weight], [weight.square()], count)
+    assert weight.tolist() == [3.0, 0.0, -2.0, 1.0]
+
+
+def test_the_lowest_scores_of_all_weights_together_go_whatever_the_magnitudes():
+    weights = [torch.tensor([[1.0, 9.0], [2.0, 8.0]]), torch.tensor([7.0, 3.0, 6.0])]
+    scores = [torch.tensor([[5.0, 1.0], [6.0, 3.0]]), torch.tensor([2.0, 7.0, 3.0])]
+    zero_lowest_(weights, scores, 3)
+    assert weights[0].tolist() == [[1.0, 0.0], [2.0, 0.0]]  # of two equal ones the first goes
+    assert weights[1].tolist() == [0.0, 3.0, 6.0]
+
+
+@pytest.mark.parametrize("part", ["attn", "mlp", "total"])
+def test_a_model_cut_further_than_asked_loses_no_weight(build_model, part):
+    model = build_model()
+    for block in attention_blocks(model):
+        zero_heads_(block, torch.arange(3))
+    for mlp in mlp_blocks(model):
+        zero_neurons_(mlp, torch.arange(48))
+    smaller = compact(model)
+    sparsify_(smaller, part, 0.3, WeightImportance().scores(smaller))
+    assert measure(smaller)[f"{part}_sparsity"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("part", ["attn", "mlp", "total"])
@@ -73,58 +112,6 @@ def test_a_cut_model_loses_the_weights_that_the_whole_one_loses(build_model, par
         assert torch.equal(small.k_proj.weight, whole.k_proj.weight[16:])
     for whole, small in zip(mlp_blocks(model), mlp_blocks(smaller)):
         assert torch.equal(small.fc2.weight, whole.fc2.weight[:, 20:])
-
-
-def importance_of(*low):
-    values = torch.ones(108)
-    values[list(low)] = 0.1
-    return HeadImportance(values=values)
-
-
-def test_the_least_important_heads_go_first_and_a_module_may_go_empty(build_model):
-    model = build_model()
-    records = keep_heads_(model, 101, "importance", importance_of(0, 1, 2, 3, 4, 5, 60), "none")
-    assert records[0]["heads_kept"] == []
-    assert records[10]["replaced"] == {0: None}
-    assert measure(model)["heads_kept"] == 101
-
-
-def test_redundancy_takes_the_closest_pairs_and_exactly_as_many_as_asked(build_model):
-    model = build_model()
-    closest = sorted(
-        (head_distances(block)[i, j].item(), index)
-        for index, block in enumerate(attention_blocks(model))
-        for i in range(6)
-        for j in range(i)
-    )
-    (removal,) = by_redundancy(model, 1)
-    assert removal[0] == closest[0][1]
-    records = keep_heads_(model, 71, "redundancy", importance_of(), "out_proj")
-    assert measure(model)["heads_kept"] == 71
-    assert sum(len(record["replaced"]) for record in records) == 37
-
-
-def test_one_head_a_module_is_what_algorithm_2_leaves_at_the_smallest_threshold(build_model):
-    model = build_model()
-    blocks = attention_blocks(model)
-    distances = sorted({d for b in blocks for d in head_distances(b).flatten().tolist()})
-    for threshold in reversed(distances):
-        records = eliminate_redundant_heads(build_model(), threshold)
-        if sum(len(record["heads_kept"]) for record in records) > 18:
-            break
-        expected = [record["heads_kept"] for record in records]
-    ours = keep_heads_(model, 18, "redundancy", importance_of(), "out_proj")
-    assert [record["heads_kept"] for record in ours] == expected
-
-
-def test_of_two_equally_important_heads_the_one_that_another_resembles_goes(build_model):
-    model = build_model()
-    block = attention_blocks(model)[3]
-    with torch.no_grad():
-        for weight in block.prunable_weights:
-            weight[8:16] = weight[:8] + 1e-3
-    records = keep_heads_(model, 107, "both", importance_of(), "none")
-    assert set(records[3]["replaced"]) <= {0, 1} and len(records[3]["replaced"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -149,6 +136,15 @@ def test_a_target_that_cannot_be_met_is_refused_in_one_line(build_model, setting
     with pytest.raises(SystemExit, match=message) as exit_:
         Targets(TargetFlags(**settings)).start(Run(build_model(), length=100))
     assert "\n" not in str(exit_.value)
+
+
+def test_heads_may_take_half_a_percent_more_than_the_attention_target_and_no_more(run_train):
+    flags = ("--max-update", 2, "--target-update", 1, "--target-heads", 54)  # 0.5 without them
+    run_train(*flags, "--target-attn-sparsity", 0.496)
+    with pytest.raises(
+        SystemExit, match="--target-heads 54 .* 0.500 .*--target-attn-sparsity 0.49"
+    ):
+        run_train(*flags, "--target-attn-sparsity", 0.494, name="other")
 
 
 def test_the_length_of_a_run_counts_epochs_update_freq_and_max_update():

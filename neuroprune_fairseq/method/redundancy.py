@@ -53,7 +53,7 @@ def find_dominators(similar: Tensor) -> Tensor:
             if included and (rows[best] != row or best < j):
                 best = j
         dominators.append(best)
-    return torch.tensor(dominators, dtype=torch.long)
+    return torch.tensor(dominators, dtype=torch.long, device="cpu")
 
 
 @torch.no_grad()
