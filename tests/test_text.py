@@ -128,4 +128,7 @@ def test_a_save_dir_whose_name_is_no_utf8_gets_a_report(checkpoints, tmp_path):
     folder.mkdir()
     shutil.copy(checkpoints.pruned, folder / "checkpoint_last.pt")
     run("neuroprune-report", str(folder / "checkpoint_last.pt"), "--out", str(tmp_path / "out"))
+    with_run = [str(checkpoints.pruned), "--run", str(folder), "--out", str(tmp_path / "more")]
+    (folder / "neuroprune.jsonl").write_text('{"epoch": 1, "heads_kept": 3}\n')
+    run("neuroprune-report", *with_run)
     assert r"run-\udcff" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")

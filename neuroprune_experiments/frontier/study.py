@@ -46,7 +46,7 @@ def corpus_digest(data: Path) -> str:
     """What tells prepared corpora apart: dictionaries and the length of their parts."""
     digest = hashlib.sha256()
     for path in sorted([*data.glob("dict.*.txt"), *data.glob("*.idx")]):
-        digest.update(path.name.encode())
+        digest.update(os.fsencode(path.name))
         digest.update(path.read_bytes() if path.suffix == ".txt" else _size(path))
     return digest.hexdigest()[:16]
 

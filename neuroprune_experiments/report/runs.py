@@ -11,6 +11,7 @@ from typing import Any
 from neuroprune_fairseq.files import run_log
 from neuroprune_fairseq.files.errors import refuse
 from neuroprune_fairseq.files.results import read_lines
+from neuroprune_fairseq.files.text import printable
 
 LOG_NAME = "train.log"
 SPARSITIES = ("attn_sparsity", "mlp_sparsity", "total_sparsity")
@@ -183,4 +184,4 @@ def read_run(folder: Path, label: str, num_updates: int | None = None) -> Run:
         values = {name: record[name] for name in names if name in record}
         values.update(logged.get(number, {}), heads_removed=removed.get(number, 0))
         epochs.append(Epoch(number, **values))
-    return Run(label, folder, tuple(epochs), _replaced(records))
+    return Run(printable(label), folder, tuple(epochs), _replaced(records))
