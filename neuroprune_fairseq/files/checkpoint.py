@@ -73,7 +73,7 @@ def _is_literal(value: Any) -> bool:
 
 def _fault(state: Any) -> str:
     """What makes a file's content no checkpoint to work with, "" if nothing."""
-    if not isinstance(state, dict) or not {"model", "cfg"} <= state.keys():
+    if not isinstance(state, dict) or "model" not in state or not {"cfg", "args"} & state.keys():
         return "is no checkpoint of fairseq-train (it lacks 'model' or 'cfg')"
     weights, settings = state["model"], model_settings(state)
     if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
