@@ -27,7 +27,7 @@ import neuroprune_fairseq
 from neuroprune_fairseq.files.atomic import replacing, working_folder
 from neuroprune_fairseq.files.checkpoint import language_pair, read_checkpoint, write_checkpoint
 from neuroprune_fairseq.files.errors import refuse, refusing
-from neuroprune_fairseq.files.models import model_of
+from neuroprune_fairseq.files.models import check_dictionaries, model_of
 from neuroprune_fairseq.method.pruning import zero_small_weights_
 from neuroprune_fairseq.method.sparsity import measure
 
@@ -266,7 +266,8 @@ def evaluate(
     checkpoint = Path(checkpoint)
     references = read_references(data, settings.subset)
     state = read_checkpoint(checkpoint)
-    model = model_of(state, checkpoint)  # before anything is written: it may refuse
+    check_dictionaries(state, checkpoint, data, language_pair(data, settings.subset))
+    model = model_of(state, checkpoint)
     zero_small_weights_(model, tolerance)
     with working_folder(tempfile.gettempdir(), "checkpoint") as folder:
         path, name = checkpoint, f"{checkpoint.stem}.{settings.suffix()}"

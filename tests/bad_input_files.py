@@ -71,6 +71,7 @@ def _make_corpora(folder: Path, corpus: Path) -> None:
     for name, damage in {
         "no-dictionary": lambda at: [path.unlink() for path in at.glob("dict.*")],
         "bad-dictionary": lambda at: [path.write_bytes(b"\xff\n") for path in at.glob("dict.*")],
+        "other-words": lambda at: [p.write_text("a 1\nb 1\n") for p in at.glob("dict.*")],
         "no-training-text": lambda at: [path.unlink() for path in at.glob("train.*")],
         "cut-text": lambda at: [path.write_bytes(b"MMID") for path in at.glob("test.*.idx")],
         "no-reference": lambda at: shutil.rmtree(at / "text"),
@@ -92,6 +93,9 @@ def _make_checkpoints(folder: Path) -> None:
         "lstm": lambda s: setattr(s["cfg"]["model"], "arch", "lstm"),
         "unknown": lambda s: setattr(s["cfg"]["model"], "arch", "nonsense"),
         "quant-noise": lambda s: setattr(s["cfg"]["model"], "quant_noise_pq", 0.1),
+        "sizes": lambda s: setattr(s["cfg"]["model"], "per_layer_config", {"encoder.layers.0": 1}),
+        "earlier": lambda s: setattr(s["cfg"]["model"], "neuroprune_shapes", {}),
+        "roberta": lambda s: setattr(s["cfg"]["model"], "arch", "roberta"),
         "code-in-model": lambda s: setattr(s["cfg"]["model"], "adaptive_softmax_cutoff", CODE),
         "code-in-task": lambda s: s["cfg"]["task"].update(left_pad_source=CODE),
         "mkdir": lambda s: s.update(extra_state=Payload(os.mkdir, "executed")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import re
@@ -17,6 +18,7 @@ from fairseq_cli import eval_lm, generate, preprocess, train, validate
 from neuroprune_fairseq.cli.compact import main
 from neuroprune_fairseq.compact import shapes
 from neuroprune_fairseq.compact.cost import flops_per_token
+from neuroprune_fairseq.compact.state import check_model
 from neuroprune_fairseq.files.checkpoint import read_checkpoint
 from neuroprune_fairseq.files.models import load_model, model_of
 from neuroprune_fairseq.method.pruning import zero_heads_
@@ -57,6 +59,13 @@ FAMILIES = {
         + [*stack("encoder"), "--num-classes", "2", "--init-token", "0", "--separator-token", "2"]
         + ["--criterion", "sentence_prediction"],
         2,
+    ),
+    "nonautoregressive": (
+        "pairs",
+        ["--task", "translation_lev", "--arch", "nonautoregressive_transformer"]
+        + [*stack("encoder"), *stack("decoder"), "--noise", "full_mask"]
+        + ["--criterion", "nat_loss", "--share-all-embeddings"],
+        6,
     ),
     "multilingual": (
         "pairs",
@@ -173,6 +182,9 @@ def outputs(model, family):
         head = model(tokens, features_only=True, classification_head_name=name)[0]
         return [model(tokens, masked_tokens=masked)[0], head]
     inputs = (tokens, torch.full((3,), 7), tokens.roll(1, 1))
+    if family == "nonautoregressive":
+        found = model(*inputs, tgt_tokens=tokens)
+        return [found["word_ins"]["out"], found["length"]["out"]]
     return [part(*inputs)[0] for part in getattr(model, "models", {"": model}).values()]
 
 
@@ -230,6 +242,38 @@ def test_training_goes_on_from_it_with_the_originals_flags(family, data, checkpo
     assert shapes(load_model(again)) == shapes(load_model(small))
 
 
+@pytest.mark.filterwarnings("ignore:'config' is validated")  # fairseq's, as it loads it
+def test_a_checkpoint_from_before_fairseq_had_cfg_is_made_compact_too(data, checkpoints, tmp_path):
+    state = read_checkpoint(checkpoints("transformer_lm")[0])
+    where, own, _ = FAMILIES["transformer_lm"]
+    arguments = [str(data / where), *own, "--optimizer", "adam", "--user-dir", USER_DIR]
+    args = options.parse_args_and_arch(options.get_training_parser(), arguments)
+    del state["cfg"], args.user_dir
+    torch.save({**state, "args": args}, tmp_path / "old.pt")
+    main([str(tmp_path / "old.pt"), str(tmp_path / "small.pt")])
+    expected, found = (
+        outputs(load(path, data, "transformer_lm")[0], "transformer_lm")[0]
+        for path in (tmp_path / "old.pt", tmp_path / "small.pt")
+    )
+    assert (expected - found).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_parts_that_cannot_be_cut_are_refused_in_one_line(checkpoints):
+    model = load_model(checkpoints("transformer_lm")[0])
+    check_model(model, "it")
+    for change, message in (
+        (lambda layer: setattr(layer.self_attn, "add_zero_attn", True), "attends to more than"),
+        (lambda layer: delattr(layer, "activation_fn"), "does not tell its activation"),
+    ):
+        broken = copy.deepcopy(model)
+        change(broken.decoder.layers[1])
+        with pytest.raises(SystemExit, match=f"it: decoder.layers.1.* {message}"):
+            check_model(broken, "it")
+    with pytest.raises(SystemExit, match="no attention"):
+        check_model(torch.nn.Linear(2, 2), "it")
+
+
 def translations(path, data, capsys, *flags):
     capsys.readouterr()
     arguments = [str(data / "pairs"), "--path", str(path), "--user-dir", USER_DIR, "--cpu"]
@@ -239,12 +283,14 @@ def translations(path, data, capsys, *flags):
     return re.findall(r"^D-\d+\t\S+\t(.*)$", capsys.readouterr().out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("family", ["bart", "multilingual", "separate"])
+@pytest.mark.parametrize("family", ["bart", "nonautoregressive", "multilingual", "separate"])
 def test_fairseq_generate_gives_the_translations_of_the_pruned_model(
     family, data, checkpoints, capsys
 ):
     flags = []
-    if family != "bart":
+    if family == "nonautoregressive":
+        flags = ["--task", "translation_lev", "--iter-decode-max-iter", "0", "--beam", "1"]
+    elif family != "bart":
         flags = ["--task", "multilingual_translation", "--lang-pairs", "de-en,en-de"]
         flags += ["--source-lang", "en", "--target-lang", "de"]
     before, after = (translations(path, data, capsys, *flags) for path in checkpoints(family))

@@ -15,7 +15,12 @@ from torch import nn
 from neuroprune_fairseq.cli.compact_report import format_table
 from neuroprune_fairseq.compact.check import check_equal
 from neuroprune_fairseq.compact.cutting import Plan, compact, cuts_something, make_plan
-from neuroprune_fairseq.compact.state import check_settings, compact_state, is_half_precision
+from neuroprune_fairseq.compact.state import (
+    check_model,
+    check_settings,
+    compact_state,
+    is_half_precision,
+)
 from neuroprune_fairseq.files.atomic import replacing
 from neuroprune_fairseq.files.checkpoint import read_checkpoint, save_data
 from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
@@ -114,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     state = read_checkpoint(arguments.input)
     check_settings(settings_of(state, arguments.input), arguments.input)
     original = model_of(state, arguments.input)
+    check_model(original, arguments.input)
     before = copy.deepcopy(original)
     zero_small_weights_(before, arguments.tolerance)
     plan = make_plan(before)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 from torch import nn
 
 from neuroprune_fairseq.compact.state import check_settings
@@ -156,6 +157,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     state = read_checkpoint(arguments.input)
     settings = settings_of(state, arguments.input)
     check_settings(settings, arguments.input)
+    if (model := ARCH_MODEL_NAME_REGISTRY[settings.arch]) != "transformer":
+        refuse(f"{arguments.input}: CTranslate2 gets models transformer only, not {model!r}")
     from neuroprune_fairseq.export.converter import unsupported
 
     if wrong := unsupported(settings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from argparse import Namespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from neuroprune_fairseq.compact.optimizer import cut_optimizer_state
 from neuroprune_fairseq.compact.sizes import SETTING, head_numbers, per_layer_config, set_sizes_
 from neuroprune_fairseq.files.checkpoint import model_settings
 from neuroprune_fairseq.files.errors import refuse
+from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 # Options under which heads or neurons cannot be cut without changing the output.
 UNSUPPORTED = {
@@ -43,6 +45,27 @@ def check_settings(settings: Namespace, what: str) -> None:
         refuse(f"{what}: models trained with {flags} cannot be made compact")
 
 
+def check_model(model: nn.Module, what: str) -> None:
+    """Refuse a model with parts that cannot be cut, whatever its settings say.
+
+    Args:
+        model: not wrapped.
+        what: whose it is, for messages.
+
+    Raises:
+        SystemExit: one line.
+    """
+    if not attention_blocks(model) and not mlp_blocks(model):
+        refuse(f"{what}: the model has no attention and no MLP that could be made compact")
+    for block in attention_blocks(model):
+        # An output without input, and keys that belong to all heads.
+        if block.module.add_zero_attn or block.module.bias_k is not None:
+            refuse(f"{what}: {block.name} attends to more than its input; it cannot be cut")
+    for mlp in mlp_blocks(model):
+        if mlp.activation is None:
+            refuse(f"{what}: {mlp.name} does not tell its activation; it cannot be cut")
+
+
 def _stored(tensor: Tensor, like: Tensor | None, seen: dict[int, Tensor]) -> Tensor:
     """In the precision of the original; what was one tensor stays one."""
     if like is None or like.dtype == tensor.dtype:
@@ -53,7 +76,9 @@ def _stored(tensor: Tensor, like: Tensor | None, seen: dict[int, Tensor]) -> Ten
 def _with_sizes(state: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's settings with the sizes of its compact model: its entries args and cfg."""
     if state.get("args"):  # written before fairseq had cfg, which not every model leaves as it is
-        cfg = convert_namespace_to_omegaconf(state["args"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # hydra's, on fairseq's own schemas
+            cfg = convert_namespace_to_omegaconf(state["args"])
         cfg = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     else:
         cfg = state["cfg"]

@@ -67,6 +67,29 @@ def stand_in_dictionaries(state: dict[str, Any]) -> tuple[Dictionary, Dictionary
     return (target if source == empty else source), (source if target == empty else target)
 
 
+def check_dictionaries(
+    state: dict[str, Any], path: str | Path, data: str | Path, languages: tuple[str, str]
+) -> None:
+    """Refuse a prepared corpus whose dictionaries have other sizes than a checkpoint's embeddings.
+
+    Args:
+        state: as :func:`read_checkpoint` returns it, of a translation model.
+        path: the checkpoint, for messages.
+        data: prepared corpus.
+        languages: source, target.
+
+    Raises:
+        SystemExit: one line.
+    """
+    for language, expected in zip(languages, stand_in_dictionaries(state)):
+        file = Path(data) / f"dict.{language}.txt"
+        with refusing(f"{file}: no dictionary that can be read; scripts/prepare.sh makes one"):
+            found = Dictionary.load(str(file))
+        if len(found) != len(expected):
+            sizes = f"{len(found)} words in place of {len(expected)}"
+            refuse(f"{path} does not load with the dictionaries of --data {data}: {sizes}")
+
+
 def _stand_in_task(state: dict[str, Any]) -> Any:
     """What models ask of a task when they are built: its dictionaries."""
     weights = state["model"]
