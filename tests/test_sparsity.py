@@ -7,7 +7,7 @@ import torch
 
 from neuroprune_fairseq.compact import compact, cutting
 from neuroprune_fairseq.method.pruning import zero_heads_, zero_neurons_
-from neuroprune_fairseq.method.sparsity import full_sizes, head_mask, measure
+from neuroprune_fairseq.method.sparsity import count_zeros, full_sizes, head_mask, measure
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 
@@ -31,6 +31,13 @@ def test_sparsity_is_the_share_of_zeros_among_q_k_v_and_fc_weights(build_model):
     assert found["attn_sparsity"] == pytest.approx(1 / 3)
     assert found["mlp_sparsity"] == pytest.approx(1 / 8)
     assert found["total_sparsity"] == pytest.approx((attn / 3 + mlp / 8) / (attn + mlp))
+
+
+def test_zeros_are_counted_up_to_the_tolerance_and_nothing_has_none():
+    weights = [torch.tensor([0.0, -0.25, 0.5]), torch.tensor([[0.25, 0.0]])]
+    assert count_zeros(weights) == 2
+    assert count_zeros(weights, 0.25) == 4
+    assert count_zeros([]) == 0
 
 
 def test_tolerance_counts_small_weights_too(build_model):
