@@ -79,6 +79,19 @@ def test_what_is_frozen_stays_frozen_and_what_trains_goes_on(build_model, monkey
     assert shapes(smaller)[CROSS + ".inputs"] == list(range(30))
 
 
+def test_cutting_draws_no_random_number(build_model, monkeypatch):
+    monkeypatch.setattr(cutting, "SMALLEST_WIDTH", 1)
+    model = build_model(**TINY)
+    with torch.no_grad():
+        for block in attention_blocks(model):
+            for weight in block.prunable_weights:
+                weight[:, 20:] = 0.0
+    zero_heads_(attention_blocks(model)[0], torch.arange(6))
+    before = torch.get_rng_state()
+    assert shapes(compact(model))[CROSS + ".inputs"] == list(range(20))
+    assert torch.equal(torch.get_rng_state(), before), "a run goes on with the same dropout"
+
+
 def test_the_cut_modules_know_what_they_were(build_model):
     model = build_model(**TINY)
     encoder, decoder, _ = attention_blocks(model)

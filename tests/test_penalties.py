@@ -12,6 +12,7 @@ from neuroprune_fairseq.compact.cutting import compact
 from neuroprune_fairseq.method import rows
 from neuroprune_fairseq.method.penalties import (
     attention_penalty,
+    attention_slope,
     l1_penalty,
     missing_fraction,
     mlp_penalty,
@@ -66,6 +67,32 @@ def test_missing_fraction_counts_strictly_below_near_zero_and_has_no_gradient():
     fraction = missing_fraction(weight, near_zero=0.1)
     assert fraction.tolist() == [[0.5], [0.0]]
     assert not fraction.requires_grad
+
+
+def test_the_missing_fraction_is_one_of_a_rows_length_whatever_the_number_of_rows():
+    weight = torch.tensor([[0.0, 1.0, 0.0, 2.0, 3.0]])
+    assert missing_fraction(weight, 0.1).tolist() == [[pytest.approx(0.4)]]
+    assert missing_fraction(weight, 0.1, length=10).tolist() == [[pytest.approx(0.7)]]
+    assert missing_fraction(weight.half(), 0.1).dtype == torch.float32
+
+
+def test_the_slope_of_the_root_is_zero_at_zero():
+    assert attention_slope(torch.tensor([0.0, 4.0, 0.25])).tolist() == [0.0, 0.25, 1.0]
+
+
+@pytest.mark.parametrize("matrices", [1, 4, 18])
+def test_at_most_so_many_weights_are_joined_as_fit_the_cache(build_model, monkeypatch, matrices):
+    model = build_model()
+    monkeypatch.setattr(rows, "JOINED_ON_CPU", matrices * 3 * 48 * 48 + 7)
+    found = rows.attention_rows(attention_blocks(model))
+    assert [batch.matrices for batch in found] == {1: [1] * 18, 4: [4] * 4 + [2], 18: [18]}[
+        matrices
+    ]
+    joined = [weight for batch in found for weight in batch.weights]
+    expected = [w for block in attention_blocks(model) for w in block.prunable_weights]
+    assert all(a is b for a, b in zip(joined, expected)) and len(joined) == 54
+    monkeypatch.setattr(rows, "JOINED_ON_CPU", 1)  # less than one matrix
+    assert [batch.matrices for batch in rows.attention_rows(attention_blocks(model))] == [1] * 18
 
 
 def test_mlp_gradient_treats_the_fraction_as_constant():

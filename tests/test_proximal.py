@@ -73,6 +73,19 @@ def test_mlp_rows_shrink_by_step_times_their_missing_share():
     assert weight[0, 1] == 0
 
 
+def test_a_rows_mean_is_one_over_all_heads_that_were_there(build_model):
+    model = build_model()
+    for block in attention_blocks(model)[:2]:
+        for weight in block.prunable_weights:
+            weight.data.fill_(0.3)
+    zero_heads_(attention_blocks(model)[1], torch.arange(3))
+    smaller = compact(model)
+    proximal_step_(smaller, lr=1e6, attn_weight=1.0, mlp_weight=0.0, near_zero=0.0)
+    first, second = (block.k_proj.weight for block in attention_blocks(smaller)[:2])
+    assert torch.allclose(first, torch.full_like(first, 0.3 * (1 - MAX_SHRINKAGE)))
+    assert torch.allclose(second, torch.full_like(second, 0.3 * (1 - MAX_SHRINKAGE / 2)))
+
+
 def test_one_step_takes_at_most_a_share_of_a_rows_mean_magnitude():
     q = torch.full((1, 2), 0.3)
     shrink_attention(q, q.clone(), q.clone(), 1e6)

@@ -69,6 +69,26 @@ def test_without_merging_the_output_changes(build_model, sample):
     assert not torch.allclose(output(model, sample), before, atol=1e-3)
 
 
+def test_heads_at_exactly_the_threshold_are_similar(build_model):
+    model = build_model()
+    blocks = attention_blocks(model)
+    copy_head_(blocks[0], source=4, target=1)
+    copy_head_(blocks[8], source=2, target=0)
+    with torch.no_grad():
+        blocks[8].k_proj.weight[0, 0] = 0.25
+        blocks[8].k_proj.weight[16, 0] = 0.125
+    below = eliminate_redundant_heads(model, threshold=0.0)
+    assert [record["module"] for record in below] == [block.name for block in blocks]
+    assert below[0]["replaced"] == {1: 4} and below[8]["replaced"] == {}
+    assert below[8]["smallest_distance"] == 0.125
+    assert eliminate_redundant_heads(model, threshold=0.124)[8]["replaced"] == {}
+    (record,) = (r for r in eliminate_redundant_heads(model, threshold=0.125) if r["replaced"])
+    assert record == {
+        **{"module": blocks[8].name, "replaced": {0: 2}, "heads_kept": [1, 2, 3, 4, 5]},
+        "smallest_distance": 0.125,
+    }
+
+
 def test_distinct_heads_stay_to_the_bit(build_model):
     model = build_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -140,6 +160,7 @@ def test_fc1_merging_needs_an_fc1_that_fits(build_model):
     model.encoder.layers[0].fc1 = torch.nn.Linear(47, 96)
     with pytest.raises(ValueError, match="fc1.*encoder.layers.0.self_attn"):
         eliminate_redundant_heads(model, 0.1, merge="fc1")
+    eliminate_redundant_heads(model, 0.1)  # which needs no fc1 at all
 
 
 def test_a_pruned_head_stays_zero_through_50_adam_updates_with_weight_decay(build_model, sample):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuroprune_fairseq.compact import compact
+from neuroprune_fairseq.compact import compact, cutting
 from neuroprune_fairseq.method.pruning import zero_heads_, zero_neurons_
-from neuroprune_fairseq.method.sparsity import head_mask, measure
+from neuroprune_fairseq.method.sparsity import count_zeros, full_sizes, head_mask, measure
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 
@@ -31,6 +31,13 @@ def test_sparsity_is_the_share_of_zeros_among_q_k_v_and_fc_weights(build_model):
     assert found["attn_sparsity"] == pytest.approx(1 / 3)
     assert found["mlp_sparsity"] == pytest.approx(1 / 8)
     assert found["total_sparsity"] == pytest.approx((attn / 3 + mlp / 8) / (attn + mlp))
+
+
+def test_zeros_are_counted_up_to_the_tolerance_and_nothing_has_none():
+    weights = [torch.tensor([0.0, -0.25, 0.5]), torch.tensor([[0.25, 0.0]])]
+    assert count_zeros(weights) == 2
+    assert count_zeros(weights, 0.25) == 4
+    assert count_zeros([]) == 0
 
 
 def test_tolerance_counts_small_weights_too(build_model):
@@ -74,3 +81,28 @@ def test_what_is_cut_out_counts_as_zero(build_model):
     expected, found = measure(model), measure(compact(model))
     assert found == expected
     assert (found["heads_kept"], found["heads_total"]) == (45, 108)
+
+
+@torch.no_grad()
+def test_input_dimensions_that_are_cut_out_count_as_zero(build_model, monkeypatch):
+    monkeypatch.setattr(cutting, "SMALLEST_WIDTH", 1)
+    model = build_model()
+    zero_heads_(attention_blocks(model)[2], torch.tensor([1, 4]))
+    for block in attention_blocks(model):
+        for number, weight in enumerate(block.prunable_weights):
+            weight[:, 30 + number :] = 0.0
+    smaller = compact(model)
+    assert attention_blocks(smaller)[0].k_proj.weight.shape == (48, 32)
+    assert measure(smaller) == measure(model)
+
+
+def test_every_projection_counts_with_the_width_that_it_reads(build_model):
+    wide = {"encoder_embed_dim": 96, "encoder_ffn_embed_dim": 96}
+    model = build_model(share_all_embeddings=False, **wide)
+    cross = attention_blocks(model)[7]
+    assert cross.full_sizes == (48 * 48, 48 * 96, 48 * 96)
+    attn = 6 * 3 * 96 * 96 + 6 * 3 * 48 * 48 + 6 * (48 * 48 + 2 * 48 * 96)
+    assert full_sizes(model)["attn"] == attn
+    zero_heads_(cross, torch.arange(6))
+    assert measure(model)["attn_sparsity"] == pytest.approx(sum(cross.full_sizes) / attn)
+    assert full_sizes(compact(model)) == full_sizes(model)
