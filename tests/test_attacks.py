@@ -21,10 +21,10 @@ from fairseq import checkpoint_utils, options, utils
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from neuroprune_fairseq.compact.files import model_of
 
 from neuroprune_fairseq.files.checkpoint import model_flags, read_checkpoint
 from neuroprune_fairseq.files.flags import as_dict, known_flags
+from neuroprune_fairseq.files.models import model_of
 from neuroprune_fairseq.files.settings import SettingsError, check_settings
 
 EXAMPLES = int(os.environ.get("NEUROPRUNE_FUZZ_EXAMPLES", "0"))

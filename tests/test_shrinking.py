@@ -187,7 +187,7 @@ def test_records_of_a_cut_model_tell_the_original_heads():
         (("--store-ema",), "--compact excludes --store-ema"),
         (("--optimizer", "adafactor"), "--compact needs --optimizer adam, "),
         (("--head-merge", "fc1"), "--compact excludes --head-merge fc1"),
-        (("--quant-noise-pq", 0.1), "--shrink: .*--quant-noise-pq"),
+        (("--quant-noise-pq", 0.1), "--compact: .*--quant-noise-pq"),
     ],
 )
 def test_what_cannot_shrink_is_refused_at_the_start_in_one_line(run_train, flags, message):

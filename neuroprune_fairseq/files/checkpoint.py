@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -168,6 +169,12 @@ def write_checkpoint(state: dict[str, Any], path: str | Path) -> None:
         save_data(state, temporary)
 
 
+def refuse_split_name(data: str | Path) -> None:
+    """Refuse a corpus whose name fairseq takes for the names of several, in one line."""
+    if os.pathsep in str(data):
+        refuse(f"--data {data}: fairseq splits names at '{os.pathsep}'; name a link without one")
+
+
 def language_pair(data: str | Path, subset: str) -> tuple[str, str]:
     """Source and target language of a prepared corpus, as fairseq finds them.
 
@@ -180,6 +187,7 @@ def language_pair(data: str | Path, subset: str) -> tuple[str, str]:
     """
     if not Path(data).is_dir():
         refuse(f"--data {data}: no such folder; scripts/prepare.sh makes one")
+    refuse_split_name(data)
     source, target = data_utils.infer_language_pair(str(data))
     if source is None:
         refuse(f"--data {data} holds no prepared corpus; scripts/prepare.sh makes one")

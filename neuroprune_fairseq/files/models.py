@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +19,11 @@ from fairseq.models.transformer_lm import TransformerLanguageModel
 from fairseq.tasks.multilingual_translation import MultilingualTranslationTask
 from torch import Tensor, nn
 
-from neuroprune_fairseq.files.checkpoint import model_settings, read_checkpoint
+from neuroprune_fairseq.files.checkpoint import (
+    model_settings,
+    read_checkpoint,
+    refuse_split_name,
+)
 from neuroprune_fairseq.files.errors import refuse, refusing
 
 # Models that are built from a checkpoint's settings, and what is derived from them (bart).
@@ -155,8 +158,7 @@ def load_model_and_task(path: str | Path, data: str | Path) -> tuple[nn.Module, 
         SystemExit: one line, when checkpoint and dictionaries do not fit.
     """
     read_checkpoint(path)
-    if os.pathsep in str(data):
-        refuse(f"--data {data}: fairseq splits names at '{os.pathsep}'; name a link without one")
+    refuse_split_name(data)
     with refusing(f"{path} does not load with the dictionaries of --data {data}"):
         found, _, task = checkpoint_utils.load_model_ensemble_and_task(
             [str(path)], arg_overrides={"data": str(data)}
