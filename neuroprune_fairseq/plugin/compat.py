@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import logging
 import re
+import types
 import typing
 from contextlib import suppress
 from pathlib import Path
@@ -74,6 +75,21 @@ def allow_fairseq_checkpoints() -> None:
     import torch
 
     torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+def give_tasks_what_they_lack() -> None:
+    """Let tasks of fairseq read their data: two of them lack a name that is gone.
+
+    Texts that are broken at every sentence ask for ``np.compat.long``, which NumPy 2.4 left out.
+    TranslationFromPretrainedBARTTask asks itself for ``args``, which its base class calls ``cfg``
+    since it has a dataclass.
+    """
+    import numpy
+    from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretrainedBARTTask
+
+    if not hasattr(numpy, "compat"):
+        numpy.compat = types.SimpleNamespace(long=int)
+    TranslationFromPretrainedBARTTask.args = property(lambda task: task.cfg)
 
 
 def build_models_in_their_sizes() -> None:

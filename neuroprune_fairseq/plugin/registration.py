@@ -8,6 +8,7 @@ from fairseq.criterions import (
     CRITERION_REGISTRY,
     register_criterion,
 )
+from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY, register_task
 
@@ -68,19 +69,18 @@ def _combine(
     """The class and its settings: ours mixed into fairseq's."""
     kind = "Task" if register is register_task else "Criterion"
     title = base.__name__.removesuffix(kind).removesuffix("Loss") + f"Neuroprune{kind}"
-    body: dict[str, Any] = {"__doc__": f"fairseq's {base.__name__}, with a pruner."}
-    settings = None
+    body = {"__doc__": f"fairseq's {base.__name__}, with a pruner.", "__module__": __name__}
+    settings_of = (our_flags, flags or FairseqDataclass)
+    settings = dataclass(type(f"{title}Config", settings_of, {"__module__": __name__}))
     if flags is None:  # a legacy class, whose flags come from a parser
 
         def add_args(parser: Any) -> None:
             base.add_args(parser)
-            gen_parser_from_dataclass(parser, our_flags())
+            gen_parser_from_dataclass(parser, settings())
 
         body["add_args"] = staticmethod(add_args)
-    else:
-        settings = dataclass(type(f"{title}Config", (our_flags, flags), {"__module__": __name__}))
-    new = type(title, (ours, base), {**body, "__module__": __name__})
-    return register(name, dataclass=settings)(new)
+    new = type(title, (ours, base), body)
+    return register(name, dataclass=settings if flags else None)(new)
 
 
 for _name in TASKS:
