@@ -11,7 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NotRequired, TypedDict, Union, get_args, get_origin
+from typing import get_type_hints as hints_of
 from typing import is_typeddict as is_object
 
 from tabulate import tabulate
@@ -107,7 +108,7 @@ def fault(value: Any, kind: Any, at: str = "") -> str:
         kind = get_args(kind)[0]
     if get_origin(kind) is Annotated:
         kind, bounds = get_args(kind)
-    if get_origin(kind) is UnionType:
+    if get_origin(kind) in (Union, UnionType):
         return "" if value is None else fault(value, get_args(kind)[0], at)
     plain = dict if is_object(kind) else get_origin(kind) or kind
     accepted = (int, float) if plain is float else plain
@@ -123,7 +124,7 @@ def fault(value: Any, kind: Any, at: str = "") -> str:
 
 def _faults_inside(value: Any, kind: Any, at: str) -> Any:
     if is_object(kind):
-        for name, part in get_type_hints(kind, include_extras=True).items():
+        for name, part in hints_of(kind, include_extras=True).items():
             place = f"{at}.{name}" if at else name
             if name in value:
                 yield fault(value[name], part, place)
