@@ -6,22 +6,20 @@ from git, and ``pip install .`` must not replace the one that is already there.
 
 from setuptools import find_packages, setup
 
-HAS_WHEEL = (
-    'python_version >= "3.11" and python_version < "3.13"'
-    ' and sys_platform == "linux" and platform_machine == "x86_64"'
-)
+HAS_WHEEL = 'python_version < "3.13" and sys_platform == "linux" and platform_machine == "x86_64"'
 FAIRSEQ = [
     # fairseq's last state, as binary wheels for CPython 3.11 and 3.12 on Linux x86-64.
     f"ve-fairseq==0.12.3; {HAS_WHEEL}",
     # The same code as a source package: needs a C++ compiler and some minutes.
-    'fairseq-fixed==0.12.3.1; python_version >= "3.13" or (python_version >= "3.11"'
-    ' and (sys_platform != "linux" or platform_machine != "x86_64"))',
-    # The last official release, whose configuration classes fail on Python 3.11.
-    'fairseq==0.12.2; python_version < "3.11"',
+    'fairseq-fixed==0.12.3.1; python_version >= "3.13" or sys_platform != "linux"'
+    ' or platform_machine != "x86_64"',
 ]
 
 # The engine of neuroprune-export.
 CTRANSLATE2 = ["ctranslate2>=4.8"]
+
+# What neuroprune_experiments (neuroprune-frontier, neuroprune-report) needs and training does not.
+EXPERIMENTS = ["optuna>=4.9", "matplotlib", "jinja2", "tabulate"]
 
 setup(
     name="neuroprune_fairseq",
@@ -34,21 +32,19 @@ setup(
         "neuroprune_fairseq": ["config/*.yaml"],
         "neuroprune_experiments.report": ["page.html"],
     },
-    python_requires=">=3.9",
+    python_requires=">=3.11",
     install_requires=[
         "torch>=2.6",
         "numpy",
         "sacrebleu>=2.0",
         "sentencepiece",
-        "matplotlib",
         "tqdm",
-        "optuna>=4.2",
-        "jinja2",
     ],
     extras_require={
         "fairseq": FAIRSEQ,
         "ctranslate2": CTRANSLATE2,
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", *CTRANSLATE2],
+        "experiments": EXPERIMENTS,
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", *CTRANSLATE2, *EXPERIMENTS],
     },
     entry_points={
         "console_scripts": [

@@ -270,5 +270,5 @@ def evaluate(
         "torch": torch.__version__,
         "fairseq": fairseq.__version__,
         "python": platform.python_version(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

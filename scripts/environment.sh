@@ -33,11 +33,12 @@ environment_stamp() {
   (printf '%s\n' "$ROOT" && cat "$ROOT/setup.py" "$ROOT/constraints.txt") | cksum
 }
 
-# Prints the names of the packages that the interpreter $1 lacks.
+# Prints the names of the packages that the interpreter $1 lacks, of what training and evaluating
+# need and what a script names in $also_needed besides.
 missing_packages() {
-  "$1" -c 'import importlib.util
-names = "torch fairseq numpy sacrebleu sentencepiece matplotlib tqdm optuna jinja2".split()
-print(*[name for name in names if importlib.util.find_spec(name) is None], sep=", ")'
+  "$1" -c 'import importlib.util, sys
+names = "torch fairseq numpy sacrebleu sentencepiece tqdm".split() + sys.argv[1].split()
+print(*[name for name in names if importlib.util.find_spec(name) is None], sep=", ")' "${also_needed:-}"
 }
 
 make_environment() {
@@ -78,7 +79,7 @@ if [ -n "${NEUROPRUNE_PYTHON:-}" ]; then
   "$PYTHON" -c '' 2>/dev/null || environment_error "--python $PYTHON does not run"
   missing=$(missing_packages "$PYTHON")
   [ -z "$missing" ] || environment_error "--python $PYTHON lacks $missing" \
-    "(in $ROOT: $PYTHON -m pip install -c constraints.txt -e '.[fairseq]')"
+    "(in $ROOT: $PYTHON -m pip install -c constraints.txt -e '.[fairseq,experiments]')"
 else
   environment_is_complete || make_environment_once
   PYTHON=$ROOT/.venv/bin/python

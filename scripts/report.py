@@ -25,6 +25,9 @@ def main() -> None:
     records = [record for path in args.results for record in read_evaluations(path)]
     print(markdown(evaluation_rows(records)))
     if args.picture:
+        from neuroprune_experiments import require
+
+        require("matplotlib")
         from neuroprune_experiments.figures import draw_overview
 
         with refusing(f"--picture {args.picture} cannot be written", OSError):

@@ -197,5 +197,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if flags and args.command != "run":
         parser.error(f"{args.command} passes nothing on: drop what follows --")
-    require("optuna", "matplotlib", "tabulate")
+    require("optuna", "matplotlib")
     args.action(args, flags)

@@ -256,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
     _check(parser, args)
-    require("jinja2", "matplotlib", "tabulate")
+    require("jinja2", "matplotlib")
     # After the command line, since this takes seconds.
     from neuroprune_experiments.report.page import write_page
 
