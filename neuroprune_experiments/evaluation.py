@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import fairseq
 import torch
@@ -72,29 +72,6 @@ class GenerationSettings:
         return ".".join(parts)
 
 
-def _run_generation(command: list[str], log: IO[str], sentences: int | None) -> None:
-    """Run fairseq-generate into ``log``, with a progress bar of finished sentences."""
-    # No modules from the folder in which the user happens to be.
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-    pipes = {"stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
-        tqdm(total=sentences, desc="Translating", unit=" sentences", disable=None) as progress,
-        subprocess.Popen(command, stderr=errors, env=environment, **pipes) as process,
-    ):
-        for line in process.stdout:
-            log.write(line)
-            progress.update(line.startswith("H-"))
-        status = process.wait()
-        errors.seek(0)
-        # fairseq logs to stdout or stderr, as other packages have set up logging before it.
-        messages = errors.read().strip()
-        log.write(f"{messages}\n")
-    if status:
-        reason = messages.split("\n")[-1] or f"exit status {status}"
-        refuse(f"fairseq-generate failed: {reason}")
-
-
 def generate(
     checkpoint: str | Path,
     data: str | Path,
@@ -116,13 +93,29 @@ def generate(
     """
     command = [sys.executable, "-m", "fairseq_cli.generate", str(data), "--path", str(checkpoint)]
     command += ["--user-dir", str(PACKAGE), *settings.arguments()]
-    unwritable = f"{output} cannot be written; make room or copy the checkpoint elsewhere"
+    # No modules from the folder in which the user happens to be.
+    pipes = {"stdout": subprocess.PIPE, "env": {**os.environ, "PYTHONSAFEPATH": "1"}}
     with (
-        refusing(unwritable, OSError),
+        refusing(
+            f"{output} cannot be written; make room or copy the checkpoint elsewhere", OSError
+        ),
         replacing(output) as temporary,
         temporary.open("w", encoding="utf-8") as log,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+        tqdm(total=sentences, desc="Translating", unit=" sentences", disable=None) as progress,
+        subprocess.Popen(command, stderr=errors, encoding="utf-8", **pipes) as process,
     ):
-        _run_generation(command, log, sentences)
+        for line in process.stdout:
+            log.write(line)
+            progress.update(line.startswith("H-"))
+        # fairseq logs to stdout or stderr, as other packages have set up logging before it.
+        status = process.wait()
+        errors.seek(0)
+        messages = errors.read().strip()
+        log.write(f"{messages}\n")
+        if status:
+            reason = messages.split("\n")[-1] or f"exit status {status}"
+            refuse(f"fairseq-generate failed: {reason}")
 
 
 def read_hypotheses(output: Path) -> list[str]:
@@ -243,13 +236,13 @@ def evaluate(
     settings = settings or GenerationSettings()
     checkpoint = Path(checkpoint)
     references = read_references(data, settings.subset)
-    model = load_model(checkpoint, data)  # before anything is written: it may refuse
     with tempfile.TemporaryDirectory(prefix="neuroprune-") as folder:
         path, name = checkpoint, f"{checkpoint.stem}.{settings.suffix()}"
         if tolerance:
             path, name = Path(folder) / checkpoint.name, f"{name}.tolerance-{tolerance:g}"
-            write_without_small_weights(checkpoint, path, tolerance, data)
-            model = load_model(path, data)
+            model = write_without_small_weights(checkpoint, path, tolerance, data)
+        else:
+            model = load_model(checkpoint, data)
         output = checkpoint.parent / f"{name}.txt"
         generate(path, data, settings, output, len(references))
     hypotheses = read_hypotheses(output)

@@ -7,6 +7,7 @@ import math
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
+from typing import Any
 
 from neuroprune_fairseq.files.errors import refuse
 
@@ -113,19 +114,11 @@ METHODS: dict[str, Method] = {
 
 # Flags as they appear in folder names; others appear in full.
 SHORT_NAMES = {
-    "attn-penalty-weight": "a",
-    "mlp-penalty-weight": "b",
-    "head-distance-threshold": "t",
-    "heads-to-keep": "heads",
-    "target-heads": "heads",
-    "target-sparsity": "sparsity",
-    "l0-penalty-weight": "l0",
-    "l1-penalty-weight": "l1",
-    "cooldown-updates": "cooldown",
-    "prune-updates": "updates",
-    "prune-steps": "steps",
+    **{"attn-penalty-weight": "a", "mlp-penalty-weight": "b", "head-distance-threshold": "t"},
+    **{"heads-to-keep": "heads", "target-heads": "heads", "target-sparsity": "sparsity"},
+    **{"l0-penalty-weight": "l0", "l1-penalty-weight": "l1", "cooldown-updates": "cooldown"},
+    **{"prune-updates": "updates", "prune-steps": "steps", "warmup-updates": "warmup"},
     "penalty-solver": "",
-    "warmup-updates": "warmup",
 }
 
 
@@ -158,6 +151,25 @@ def canonical(value: str | float) -> str:
     if not math.isfinite(number):
         raise ValueError(f"{text} is not a finite number")
     return str(int(number)) if number.is_integer() and abs(number) < 1e15 else f"{number:.6g}"
+
+
+def suggest(trial: Any, method: str, heads_total: int) -> Settings:
+    """A setting that Optuna's sampler chooses for a trial.
+
+    Args:
+        trial: optuna.Trial.
+        method: key of :data:`METHODS`.
+        heads_total: of the model.
+    """
+    settings = {}
+    for name, space in METHODS[method].search.items():
+        high = heads_total if space.high is None else space.high
+        if space.whole:
+            value = trial.suggest_int(name, int(space.low), int(high), log=space.log)
+        else:
+            value = f"{trial.suggest_float(name, space.low, high, log=space.log):.3g}"
+        settings[name] = canonical(value)
+    return settings
 
 
 def _is_switch(method: str, name: str) -> bool:

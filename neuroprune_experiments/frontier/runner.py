@@ -74,7 +74,7 @@ class ScriptRunner:
             threads = max(1, (os.cpu_count() or 1) // jobs)
             self._environment.setdefault("OMP_NUM_THREADS", str(threads))
         self._processes: set[subprocess.Popen] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # stop() may be called by a signal
         self._stopped = False
 
     def __call__(self, run: Run, claim: int) -> dict[str, Any]:
@@ -152,6 +152,8 @@ class ScriptRunner:
                     **{"env": self._environment, "pass_fds": [claim], "start_new_session": True},
                 )
                 self._processes.add(process)
+            if self._stopped:  # in this very moment
+                _signal_group(process, signal.SIGTERM)
             status = process.wait()
         with self._lock:
             self._processes.discard(process)

@@ -23,7 +23,7 @@ from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from neuroprune_experiments.frontier import storage
-from neuroprune_experiments.frontier.methods import METHODS, Range, Run, Settings, canonical
+from neuroprune_experiments.frontier.methods import Run, Settings, suggest
 from neuroprune_experiments.frontier.runner import RunFailedError, StoppedError, try_lock
 from neuroprune_experiments.records import read_frontier
 from neuroprune_fairseq.files.errors import refuse
@@ -35,7 +35,8 @@ FAILURES_IN_A_ROW = 3
 PROPOSALS = 30
 # What Optuna raises where a trial that ends has been ended by another worker.
 TAKEN_FOR_DEAD = (ValueError, AssertionError, optuna.exceptions.UpdateFinishedTrialError)
-ACTIVE = (TrialState.RUNNING, TrialState.WAITING)
+# Other trials have failed, or were never begun.
+LIVE = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,6 @@ class Plan:
     def total(self) -> int:
         """Number of runs."""
         return (self.samples or len(self.grid)) * len(self.seeds)
-
-
-def _suggest(trial: Trial, name: str, space: Range, heads_total: int) -> str:
-    high = heads_total if space.high is None else space.high
-    if space.whole:
-        return canonical(trial.suggest_int(name, int(space.low), int(high), log=space.log))
-    return canonical(f"{trial.suggest_float(name, space.low, high, log=space.log):.3g}")
 
 
 class Sweep:
@@ -93,13 +87,15 @@ class Sweep:
         pairs = self._trials(TrialState.COMPLETE)
         return {run.name: trial.user_attrs["record"] for trial, run in pairs}
 
-    def _sampled(self, *states: TrialState) -> dict[str, int]:
+    def _sampled(self) -> list[int]:
         """The first trial of every sampled setting."""
-        found: dict[str, int] = {}
-        for trial, run in self._trials(*states):
-            if trial.user_attrs.get("sampled"):
-                found.setdefault(str(sorted(run.settings.items())), trial.number)
-        return found
+        pairs = reversed(self._trials(*LIVE))
+        firsts = {
+            str(sorted(run.settings.items())): trial.number
+            for trial, run in pairs
+            if trial.user_attrs.get("sampled")
+        }
+        return sorted(firsts.values())
 
     def done(self) -> int:
         """How many runs of the plan are finished."""
@@ -110,7 +106,7 @@ class Sweep:
         return len({run.name for run in self._wanted} & self.finished().keys())
 
     def _may_sample(self) -> bool:
-        known = len(self._sampled(TrialState.COMPLETE, *ACTIVE)) + len(self.failed)
+        known = len(self._sampled()) + len(self.failed)
         return known < self.plan.samples and self._proposals < PROPOSALS
 
     def _work_left(self) -> bool:
@@ -155,7 +151,7 @@ class Sweep:
                 return
             elif idle is None:
                 idle = time.monotonic()
-                self._say(f"{running} runs are under way in other workers; are they alive?")
+                say(f"{running} runs are under way in other workers; are they alive?")
             elif time.monotonic() - idle > storage.GRACE + storage.HEARTBEAT:
                 return  # whoever runs them is alive
             else:
@@ -163,7 +159,7 @@ class Sweep:
 
     def _queue_grid(self) -> None:
         """Queue the grid's runs that are not finished, running or queued; failed ones again."""
-        known = {run.name for _, run in self._trials(TrialState.COMPLETE, *ACTIVE)}
+        known = {run.name for _, run in self._trials(*LIVE)}
         failed = {run.name for _, run in self._trials()} - known
         for run in self._wanted:
             self._enqueue(run, skip_if_exists=run.name not in failed)
@@ -183,7 +179,7 @@ class Sweep:
             if descriptor is None:
                 raise optuna.TrialPruned("a training outlived its worker")
             begin = time.monotonic()
-            self._say(f"{run.name}: begins; log: {self.out / run.name}")
+            say(f"{run.name}: begins; log: {self.out / run.name}")
             record = self.runner(run, descriptor)
             self._seconds.append(time.monotonic() - begin)
             return self._finish(trial, run, record)
@@ -217,9 +213,9 @@ class Sweep:
         if "settings" not in trial.user_attrs:
             self._sample(trial)
         elif trial.user_attrs.get("sampled"):
-            self._suggest_all(trial)
+            suggest(trial, self.method, self.plan.heads_total)
         run = self._run(trial)
-        for other, known in self._trials(TrialState.COMPLETE, *ACTIVE):
+        for other, known in self._trials(*LIVE):
             is_first = other.state == TrialState.COMPLETE or other.number < trial.number
             if known == run and is_first and other.number != trial.number:
                 self._proposals += 1
@@ -227,23 +223,18 @@ class Sweep:
         self._proposals = 0
         return run
 
-    def _suggest_all(self, trial: Trial) -> Settings:
-        search = METHODS[self.method].search.items()
-        return {name: _suggest(trial, name, space, self.plan.heads_total) for name, space in search}
-
     def _sample(self, trial: Trial) -> None:
         """Let the sampler choose a setting; the other seeds of a new one are queued."""
         if not self._may_sample():
             self.study.stop()
             raise optuna.TrialPruned
-        settings = self._suggest_all(trial)
+        settings = suggest(trial, self.method, self.plan.heads_total)
         first, *others = [Run(self.method, settings, seed) for seed in self.plan.seeds]
-        known = {run.name for _, run in self._trials(TrialState.COMPLETE, *ACTIVE)}
+        known = {run.name for _, run in self._trials(*LIVE)}
         attributes = {"seed": first.seed, "sampled": True, "settings": settings}
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
-        chosen = sorted(self._sampled(TrialState.COMPLETE, *ACTIVE).values())
-        if trial.number in chosen[self.plan.samples :]:  # another worker was faster
+        if trial.number in self._sampled()[self.plan.samples :]:  # another worker was faster
             raise optuna.TrialPruned
         for run in others:
             if run.name not in known:
@@ -262,7 +253,7 @@ class Sweep:
             self.study.add_trial(optuna.create_trial(**state))
         self.write_results({run.name: record})
         self._in_a_row = 0
-        self._say(f"{describe(record)}{self._left(run)}")
+        say(f"{describe(record)}{self._left(run)}")
         return values
 
     def write_results(self, new: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> None:
@@ -282,7 +273,7 @@ class Sweep:
         self.failed.append(text)
         self._in_a_row += 1
         self._ended = self._ended or self._in_a_row >= FAILURES_IN_A_ROW
-        self._say(f"failed: {text}")
+        say(f"failed: {text}")
 
     def _stop(self, *_: Any) -> None:
         """SIGTERM, as a batch system sends it, ends a worker as Ctrl-C does."""
@@ -291,13 +282,9 @@ class Sweep:
 
     # What is shown.
 
-    def _say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     def _left(self, run: Run) -> str:
         """', done of total runs, about 1:20:00 left', from the mean time of the runs here."""
-        done = self.done() + (run.name not in self.finished())
-        total = self.plan.total
+        done, total = self.done() + (run.name not in self.finished()), self.plan.total
         text = f"; {done} of {total} runs"
         if done >= total:
             return text
@@ -318,6 +305,11 @@ class Sweep:
         print(f"{done} of {total} runs are in {self.out / 'results.jsonl'}")
         if done < total and (running := len(self._trials(TrialState.RUNNING))):
             print(f"{running} are under way in other workers")
+
+
+def say(text: str) -> None:
+    """Say how far the sweep is."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def describe(record: dict[str, Any]) -> str:

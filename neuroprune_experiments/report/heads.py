@@ -11,23 +11,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from neuroprune_experiments.figures import COLOURS, MARKERS, short_module_name
-from neuroprune_experiments.report import measures
+from neuroprune_experiments.report import measures, page
 from neuroprune_experiments.report.facts import AttentionFacts, ModelFacts
-from neuroprune_experiments.report.page import (
-    INK,
-    LEGEND_ROW,
-    MUTED,
-    Draw,
-    Picture,
-    Section,
-    Table,
-    inch_axes,
-    legend,
-    method_style,
-    new_axes,
-    points,
-    shorten,
-)
+from neuroprune_experiments.report.page import INK, LEGEND_ROW, MUTED, Draw, Picture, Section, Table
 from neuroprune_experiments.report.runs import Run
 
 KINDS = {"encoder_self": "encoder", "decoder_self": "decoder self", "decoder_cross": "cross"}
@@ -65,7 +51,7 @@ def _map(title: str, subtitle: str, rows: Sequence[Row], colour: str) -> Draw:
     """A map of heads: a row for each module, a cell for each head."""
 
     def draw(figure: Figure) -> None:
-        axes = inch_axes(figure, shorten(title, 30))
+        axes = page.inch_axes(figure, page.shorten(title, 30))
         axes.text(0, 0.22, subtitle, color=MUTED, va="top")
         for head in range(max(len(texts) for _, _, texts, _ in rows)):
             place = (LEFT + CELL * (head + 0.5), TOP - 0.03)
@@ -96,15 +82,15 @@ def _positions(groups: Groups) -> Draw:
 
     def draw(figure: Figure) -> None:
         labels = {"xlabel": "position of the head", "ylabel": "removed", "title": "Overall"}
-        axes = new_axes(figure, "y", ylim=(0, 1), **labels)
+        axes = page.new_axes(figure, "y", ylim=(0, 1), **labels)
         for method, group in groups.items():
-            style, (mean, deviation) = method_style(method), _mean_by_position(group)
+            style, (mean, deviation) = page.method_style(method), _mean_by_position(group)
             area = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
             axes.fill_between(range(len(mean)), mean - deviation, mean + deviation, **area)
             axes.plot(mean, **style, label=f"{method} ({_runs_text(group)})")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-        legend(figure)
+        page.legend(figure)
 
     return draw
 
@@ -131,7 +117,7 @@ def positions_section(models: Sequence[ModelFacts]) -> Section | None:
     height = 2.2 + LEGEND_ROW * len(groups)
     maps = {
         f"Share of runs in which each head was removed, {method}": _map(
-            method, _runs_text(own), _module_rows(own), method_style(method)["color"]
+            method, _runs_text(own), _module_rows(own), page.method_style(method)["color"]
         )
         for method, own in groups.items()
     }
@@ -141,12 +127,7 @@ def positions_section(models: Sequence[ModelFacts]) -> Section | None:
     for method, mean in means.items():
         rows.append([method, *(f"{mean[i]:.2f}" if i < len(mean) else "-" for i in places)])
     return Section(
-        anchor="positions",
-        title="Which heads are removed",
-        answers="Figure 3 of the paper",
-        shows="How often each head of a module is removed, over all modules (mean and standard "
-        "deviation over runs) and in each module (the stronger the colour, the more runs; at the "
-        "right the number of heads that go on average).",
+        "positions",
         finding=f"Removed: {'; '.join(map(_position_finding, groups, groups.values()))}.",
         notes=[ONLY],
         pictures=[
@@ -162,7 +143,7 @@ def positions_section(models: Sequence[ModelFacts]) -> Section | None:
 
 def _layers(method: str, models: Sequence[ModelFacts]) -> Draw:
     def draw(figure: Figure) -> None:
-        axes = new_axes(figure, "y", xlabel="layer", ylabel="heads removed")
+        axes = page.new_axes(figure, "y", xlabel="layer", ylabel="heads removed")
         axes.set_title(f"{method} ({_runs_text(models)})", weight="bold")
         for number, (kind, layers) in enumerate(measures.removed_by_kind(models).items()):
             style = {"color": COLOURS[number], "marker": MARKERS[number]}
@@ -171,7 +152,7 @@ def _layers(method: str, models: Sequence[ModelFacts]) -> Draw:
         axes.set_ylim(-0.04 * most, 1.04 * most)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-        legend(figure, 3)
+        page.legend(figure, 3)
 
     return draw
 
@@ -201,11 +182,7 @@ def layers_section(models: Sequence[ModelFacts]) -> Section | None:
             rows.append([method, KINDS.get(kind, kind), *cells])
     panels = {f"Heads removed by layer, {m}": _layers(m, group) for m, group in groups.items()}
     return Section(
-        anchor="layers",
-        title="Where heads are removed",
-        answers="Figure 7 (right) of the paper",
-        shows="How many heads a module loses, by its kind and layer, on average over the runs of a "
-        "method.",
+        "layers",
         finding=f"Removed: {'; '.join(map(_layer_finding, groups, groups.values()))}.",
         notes=[ONLY],
         pictures=[Picture("layers", panels, 2.8)],
@@ -220,15 +197,15 @@ def _importance(groups: Groups, values: dict[str, float], title: str, neutral: f
     """A point for each run; ``neutral`` is where importance plays no role."""
 
     def draw(figure: Figure) -> None:
-        axes = new_axes(figure, "y", xlabel="heads removed", title=title)
+        axes = page.new_axes(figure, "y", xlabel="heads removed", title=title)
         axes.axhline(neutral, color=MUTED, linewidth=1.2, linestyle="--")
         for method, group in groups.items():
             own = [values[model.label] for model in group]
             label = f"{method}: mean {np.mean(own):.3f} ({_runs_text(group)})"
-            axes.plot([m.heads_removed for m in group], own, **points(method), label=label)
+            axes.plot([m.heads_removed for m in group], own, **page.points(method), label=label)
         axes.margins(0.1, 0.15)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        legend(figure)
+        page.legend(figure)
 
     return draw
 
@@ -264,13 +241,7 @@ def importance_section(
         return f"{method} ratio {ratio:.3f}, above in {share:.0%}"
 
     return Section(
-        anchor="importance",
-        title="Importance of removed heads",
-        answers="Figure 7 (left) of the paper",
-        shows="How important removed heads were beside those that stayed in the same module, as "
-        "the mean ratio and as the share of pairs in which the removed one was more important "
-        "(dashed: no difference); importance is the sum of the absolute output weights that "
-        "emerge from a head, in the model that pruning started from.",
+        "importance",
         finding=f"Removed heads: {'; '.join(map(finding, groups, groups.values()))}.",
         notes=[ONLY],
         pictures=[Picture("importance", panels, 2.2 + LEGEND_ROW * len(groups))],
@@ -307,11 +278,6 @@ def heads_section(models: Sequence[ModelFacts], runs: dict[str, Run]) -> Section
         subtitle = f"{model.heads_kept} of {model.heads_total} heads"
         panels[f"Heads of {model.label}"] = _map(model.label, subtitle, rows, COLOURS[0])
     return Section(
-        anchor="heads",
-        title="Map of heads",
-        answers="Algorithms 2 and 3 of the paper, head by head",
-        shows="The heads of every module, numbered from 0: a filled cell is a head that is left; "
-        "in an empty one stands the number of the head that it was merged into, or a dash where it "
-        "was dropped, as far as a run's log tells.",
+        "heads",
         pictures=[_maps("heads", panels, shown)],
     )

@@ -108,18 +108,13 @@ def training_section(runs: Sequence[Run]) -> Section | None:
     titles = [title for title in _ROWS if _values(shown, title)]
     if not titles:
         return None
-    names = ", ".join(titles)
     notes = [] if "BLEU" in titles else ["No run logged BLEU while it trained (--eval-bleu)."]
     notes.append("While it trains, a run counts as zero what is below its --near-zero.")
     if len(shown) < len(runs):
         notes.append(f"The first {len(shown)} of {len(runs)} runs are drawn.")
     panels = {f"Training of {r.label}": _training_panel(r, titles, shown) for r in shown}
     return Section(
-        anchor="training",
-        title="The course of training",
-        answers="Algorithm 1 of the paper, which has no figure of it",
-        shows=f"{names[0].upper()}{names[1:]} at the end of every epoch, on the same scales for "
-        "all runs; a coloured line and number mark where heads were removed.",
+        "training",
         notes=notes,
         pictures=[Picture("training", panels, 0.55 + 1.15 * len(titles))],
         folded_table=_training_table(runs),
@@ -136,13 +131,7 @@ def frontier_section(
     if frontier:
         pictures = [Picture("frontier", frontier_panels(frontier), 3.8, columns=2)]
     return Section(
-        anchor="frontier",
-        title="BLEU, heads and sparsity",
-        answers="Figure 6 of the paper",
-        shows="BLEU against heads kept, coloured by sparsity; and for models of about equal "
-        "validation BLEU how sparse each method gets for a number of heads."
-        if pictures
-        else "BLEU, heads and sparsities of the evaluated models.",
+        "frontier",
         pictures=pictures,
         folded_table=Table("Numbers", evaluation_rows(evaluations)),
     )
@@ -184,11 +173,6 @@ def speed_section(speeds: Sequence[dict[str, Any]]) -> Section | None:
     if not speeds:
         return None
     return Section(
-        anchor="speed",
-        title="Speed",
-        answers="the inference times in Figures 4 and 5 of the paper",
-        shows="Tokens translated per second by the dense and the compact model in fairseq and in "
-        "CTranslate2, each with its best use of the cores, and in brackets how many times that is "
-        "dense fairseq's speed; memory is the most that any of a row's measurements took.",
+        "speed",
         tables=[_speed_table(result) for result in speeds],
     )

@@ -88,10 +88,7 @@ class Table:
 class Section:
     """One figure of the page."""
 
-    anchor: str
-    title: str
-    answers: str  # which of the paper's figures
-    shows: str  # one sentence
+    anchor: str  # of its title and what it shows, in page.html
     finding: str = ""  # what these files say
     notes: Sequence[str] = ()  # what to know before one reads it
     pictures: Sequence[Picture] = ()

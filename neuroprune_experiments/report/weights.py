@@ -11,25 +11,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from neuroprune_experiments.figures import short_module_name
-from neuroprune_experiments.report import measures
+from neuroprune_experiments.report import measures, page
 from neuroprune_experiments.report.facts import LEVELS, ModelFacts, Pattern
 from neuroprune_experiments.report.measures import degree_spread, degrees, part_sparsity, spread_out
-from neuroprune_experiments.report.page import (
-    INK,
-    LEGEND_ROW,
-    MUTED,
-    PANEL_WIDTH,
-    Draw,
-    Picture,
-    Section,
-    Table,
-    inch_axes,
-    legend,
-    method_style,
-    new_axes,
-    points,
-    shorten,
-)
+from neuroprune_experiments.report.page import INK, LEGEND_ROW, MUTED, Draw, Picture, Section, Table
 
 MOST_MODELS = 12
 # All cells of all patterns of a page: half a byte each, so the page stays well under 10 MB.
@@ -80,9 +65,9 @@ def _picture(
 
     def draw(model: ModelFacts, places: list[Place]) -> Draw:
         def draw_on(figure: Figure) -> None:
-            axes = inch_axes(figure, shorten(model.label, 30))
+            axes = page.inch_axes(figure, page.shorten(model.label, 30))
             zeros = f"{model.sparsity['total_sparsity']:.0%} zeros"
-            axes.text(PANEL_WIDTH - GAP, 0.02, zeros, color=MUTED, va="top", ha="right")
+            axes.text(page.PANEL_WIDTH - GAP, 0.02, zeros, color=MUTED, va="top", ha="right")
             for place in places:
                 _draw_tile(axes, *place)
 
@@ -100,7 +85,7 @@ def _picture(
 
 def _grid(tiles: Sequence[Tile], columns: int) -> list[Place]:
     """Tiles in rows; ("", ()) is a gap. A matrix that was cut is smaller than its place."""
-    slot, (rows, width) = PANEL_WIDTH / columns, _size(tiles)
+    slot, (rows, width) = page.PANEL_WIDTH / columns, _size(tiles)
     scale = (slot - GAP) / width
     row_height = LABEL + scale * rows + 0.06
     return [
@@ -139,7 +124,7 @@ def _layer_places(model: ModelFacts) -> list[Place]:
     attention = (f"{short_module_name(module.name)}: Q, K, V", module.patterns)
     first = (f"{short_layer_name(mlp.name)}: MLP in", (mlp.patterns["fc1"],))
     second = ("MLP out", (mlp.patterns["fc2"],))
-    room, gap, (rows, columns) = PANEL_WIDTH - GAP, 5 * GAP, _size([attention])
+    room, gap, (rows, columns) = page.PANEL_WIDTH - GAP, 5 * GAP, _size([attention])
     widths = _size([first])[1], _size([second])[1]
     wide, narrow = room / columns, (room - gap) / sum(widths)
     y = TITLE + LABEL + wide * rows + 0.08
@@ -168,12 +153,7 @@ def patterns_section(models: Sequence[ModelFacts]) -> Section:
         "All layers: MLP out (fc2)": ("patterns-mlp-out", _mlp_places("fc2", 3)),
     }
     return Section(
-        anchor="patterns",
-        title="Sparsity patterns",
-        answers="Figures 1, 8, 9 and 10 of the paper",
-        shows="Where weights are left, in a layer in the middle of the decoder and below in all "
-        "layers: the stronger a cell's colour, the larger its share of nonzero weights; a blank "
-        "cell has none, and rows of Q, K and V are input dimensions, as in the paper.",
+        "patterns",
         notes=[text] if len(shown) < len(models) else [],
         pictures=[_picture("patterns", shown, _layer_places)],
         folded=[(title, _picture(name, shown, of)) for title, (name, of) in folded.items()],
@@ -199,14 +179,15 @@ def _ridges(models: Sequence[ModelFacts], part: str) -> Draw:
 
     def draw(figure: Figure) -> None:
         labels = {"xlabel": "nonzero weights of a neuron", "title": PARTS[part], "yticks": []}
-        axes = new_axes(figure, "x", ylim=(len(models) + 0.02, 0.1), **labels)
+        axes = page.new_axes(figure, "x", ylim=(len(models) + 0.02, 0.1), **labels)
         axes.grid(False)
         for row, (model, (edges, counts)) in enumerate(zip(models, histograms), start=1):
             heights = row - RIDGE_HEIGHT * np.log1p(np.append(counts, counts[-1])) / np.log1p(most)
-            style = {"color": method_style(model.method)["color"], "alpha": 0.75, "linewidth": 0}
-            axes.fill_between(edges, row, heights, step="post", **style)
+            colour = page.method_style(model.method)["color"]
+            style = {"color": colour, "alpha": 0.75, "linewidth": 0, "step": "post"}
+            axes.fill_between(edges, row, heights, **style)
             axes.axhline(row, color=MUTED, linewidth=0.6)
-            axes.text(0, row - 0.58, shorten(model.label, 30), va="bottom", color=INK)
+            axes.text(0, row - 0.58, page.shorten(model.label, 30), va="bottom", color=INK)
             spread = f"sd {degree_spread(model, part):.1f}"
             axes.text(edges[-1], row - 0.58, spread, va="bottom", ha="right", color=MUTED)
         axes.margins(x=0.01)
@@ -221,7 +202,7 @@ def _spreads(models: Sequence[ModelFacts], part: str) -> Draw:
 
     def draw(figure: Figure) -> None:
         labels = {"xlabel": "sparsity", "ylabel": "sd of degrees", "title": PARTS[part]}
-        axes = new_axes(figure, **labels)
+        axes = page.new_axes(figure, **labels)
         share = np.linspace(0, 1, 101)
         shapes = sorted({mlp.patterns[part].full_shape for m in models for mlp in m.mlps})
         for number, (rows, columns) in enumerate(shapes[:3]):
@@ -233,12 +214,12 @@ def _spreads(models: Sequence[ModelFacts], part: str) -> Draw:
             layers = [(m.degrees[part], m.patterns[part]) for model in group for m in model.mlps]
             x = [1 - own.mean() / pattern.full_shape[1] for own, pattern in layers]
             faint = {"markersize": 4, "alpha": 0.45, "linestyle": "", "markeredgewidth": 0}
-            axes.plot(x, [own.std() for own, _ in layers], **method_style(method), **faint)
+            axes.plot(x, [own.std() for own, _ in layers], **page.method_style(method), **faint)
             x, y = zip(*((part_sparsity(m, part), degree_spread(m, part)) for m in group))
-            axes.plot(x, y, **points(method), label=method)
+            axes.plot(x, y, **page.points(method), label=method)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.5, None))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
-        legend(figure, 2)
+        page.legend(figure, 2)
 
     return draw
 
@@ -279,14 +260,7 @@ def degrees_section(models: Sequence[ModelFacts]) -> Section:
     spreads = {f"Spread of degrees, {title}": _spreads(models, p) for p, title in PARTS.items()}
     legend_rows = len(measures.by_method(models)) // 2 + 1  # with the scattered zeros, in pairs
     return Section(
-        anchor="degrees",
-        title="Degrees of neurons",
-        answers="Figure 2 of the paper",
-        shows="How many nonzero weights the neurons of the MLPs have (rows of fc1 and fc2; heights "
-        "on a log scale), and how far these degrees spread within a layer (standard deviation): "
-        "large symbols are models, small ones their layers, and above the dashed line, which is "
-        "for zeros scattered at random, zeros gather in some neurons, as preferential attachment "
-        "would have it.",
+        "degrees",
         finding=_degree_finding(models),
         pictures=[
             Picture("degrees", ridges, RIDGE_INCHES * len(shown) + 0.75),

@@ -216,7 +216,7 @@ def model_flags(state: dict[str, Any]) -> list[str]:
 
 def write_without_small_weights(
     path: str | Path, output: str | Path, tolerance: float, data: str | Path
-) -> None:
+) -> nn.Module:
     """Copy a checkpoint with every prunable weight of |w| < tolerance set to zero.
 
     Args:
@@ -224,6 +224,9 @@ def write_without_small_weights(
         output: the copy, without optimizer state; replaced when it exists.
         tolerance: magnitude below which a weight goes.
         data: prepared corpus, for the dictionaries.
+
+    Returns:
+        The model of the copy, in evaluation mode, on the CPU.
     """
     model = load_model(path, data)
     zero_small_weights_(model, tolerance)
@@ -232,3 +235,4 @@ def write_without_small_weights(
     state["model"] = {name: model.state_dict()[name] for name in state["model"]}
     state["last_optimizer_state"] = None
     write_checkpoint(state, output)
+    return model
