@@ -17,10 +17,10 @@ from optuna.trial import TrialState
 from test_frontier import refusal
 
 from neuroprune_experiments.frontier import storage
-from neuroprune_experiments.frontier.methods import Run, parse_grid
+from neuroprune_experiments.frontier.methods import Plan, Run, parse_grid
 from neuroprune_experiments.frontier.runner import Experiment, RunFailedError, try_lock
 from neuroprune_experiments.frontier.storage import open_study
-from neuroprune_experiments.frontier.sweep import Plan, Sweep
+from neuroprune_experiments.frontier.sweep import Sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = {

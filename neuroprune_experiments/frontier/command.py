@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from neuroprune_experiments import require
-from neuroprune_experiments.frontier.methods import METHODS, parse_grid
+from neuroprune_experiments.frontier.methods import METHODS, Plan, parse_grid
 from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
 
 PROG = "neuroprune-frontier"
@@ -127,7 +127,7 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
 
     from neuroprune_experiments.frontier.runner import Experiment, ScriptRunner
     from neuroprune_experiments.frontier.storage import experiment_facts, open_study
-    from neuroprune_experiments.frontier.sweep import Plan, Sweep
+    from neuroprune_experiments.frontier.sweep import Sweep
     from neuroprune_fairseq.files.checkpoint import load_model, model_flags, read_checkpoint
     from neuroprune_fairseq.method.sparsity import measure
 

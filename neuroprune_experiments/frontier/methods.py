@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -135,6 +135,21 @@ class Run:
         """Its folder in the run folder, such as ``neuroprune-a0.005-b0.05-t0.2-s1``."""
         parts = (f"{SHORT_NAMES.get(n, n)}{v}" for n, v in sorted(self.settings.items()))
         return "-".join([self.method, *parts, f"s{self.seed}"]).replace("/", "_")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run: a grid, or a number of sampled settings; each with every seed."""
+
+    seeds: Sequence[int]
+    grid: Sequence[Settings] = ()
+    samples: int = 0
+    heads_total: int = 0
+
+    @property
+    def total(self) -> int:
+        """Number of runs."""
+        return (self.samples or len(self.grid)) * len(self.seeds)
 
 
 def canonical(value: str | float) -> str:

@@ -190,3 +190,17 @@ def _last_record(path: Path, tolerance: float) -> dict[str, Any] | None:
     if isinstance(record, dict) and "bleu" in record and record.get("tolerance") == tolerance:
         return record
     return None
+
+
+def say(text: str) -> None:
+    """Say how far the sweep is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def describe(record: dict[str, Any]) -> str:
+    """The outcome of a run on one line."""
+    return (
+        f"{record['label']}: BLEU {record['bleu']:.2f} (validation {record['valid_bleu']:.2f}), "
+        f"{record['heads_kept']} of {record['heads_total']} heads, "
+        f"sparsity {record['total_sparsity']:.3f}"
+    )

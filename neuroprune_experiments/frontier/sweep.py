@@ -8,14 +8,10 @@ from __future__ import annotations
 import datetime
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -23,8 +19,14 @@ from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from neuroprune_experiments.frontier import storage
-from neuroprune_experiments.frontier.methods import Run, Settings, suggest
-from neuroprune_experiments.frontier.runner import RunFailedError, StoppedError, try_lock
+from neuroprune_experiments.frontier.methods import Plan, Run, suggest
+from neuroprune_experiments.frontier.runner import (
+    RunFailedError,
+    StoppedError,
+    describe,
+    say,
+    try_lock,
+)
 from neuroprune_experiments.records import read_frontier
 from neuroprune_fairseq.files.errors import refuse
 from neuroprune_fairseq.files.results import append_line
@@ -37,21 +39,6 @@ PROPOSALS = 30
 TAKEN_FOR_DEAD = (ValueError, AssertionError, optuna.exceptions.UpdateFinishedTrialError)
 # Other trials have failed, or were never begun.
 LIVE = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be run: a grid, or a number of sampled settings; each with every seed."""
-
-    seeds: Sequence[int]
-    grid: Sequence[Settings] = ()
-    samples: int = 0
-    heads_total: int = 0
-
-    @property
-    def total(self) -> int:
-        """Number of runs."""
-        return (self.samples or len(self.grid)) * len(self.seeds)
 
 
 class Sweep:
@@ -84,8 +71,9 @@ class Sweep:
 
     def finished(self) -> dict[str, dict[str, Any]]:
         """The records of the finished runs, by name."""
-        pairs = self._trials(TrialState.COMPLETE)
-        return {run.name: trial.user_attrs["record"] for trial, run in pairs}
+        pairs = self._trials(TrialState.COMPLETE, TrialState.RUNNING)  # of which some end just now
+        there = ((trial.user_attrs.get("record"), run) for trial, run in pairs)
+        return {run.name: record for record, run in there if record}
 
     def _sampled(self) -> list[int]:
         """The first trial of every sampled setting."""
@@ -99,11 +87,10 @@ class Sweep:
 
     def done(self) -> int:
         """How many runs of the plan are finished."""
-        if self.plan.samples:
-            pairs = self._trials(TrialState.COMPLETE)
-            sampled = {run.name for trial, run in pairs if trial.user_attrs.get("sampled")}
-            return min(self.plan.total, len(sampled))
-        return len({run.name for run in self._wanted} & self.finished().keys())
+        if not self.plan.samples:
+            return len({run.name for run in self._wanted} & self.finished().keys())
+        sampled = {run.name for trial, run in self._trials(*LIVE) if "sampled" in trial.user_attrs}
+        return min(self.plan.total, len(sampled & self.finished().keys()))
 
     def _may_sample(self) -> bool:
         known = len(self._sampled()) + len(self.failed)
@@ -182,7 +169,7 @@ class Sweep:
             say(f"{run.name}: begins; log: {self.out / run.name}")
             record = self.runner(run, descriptor)
             self._seconds.append(time.monotonic() - begin)
-            return self._finish(trial, run, record)
+            return self._finish(trial, record)
         except StoppedError:
             attributes = {**trial.user_attrs, "params": trial.params}
             self._enqueue(run, **attributes)
@@ -242,7 +229,7 @@ class Sweep:
 
     # The end of a run.
 
-    def _finish(self, trial: Trial, run: Run, record: dict[str, Any]) -> tuple[float, float, float]:
+    def _finish(self, trial: Trial, record: dict[str, Any]) -> tuple[float, float, float]:
         """Store a record, in the study first, then in results.jsonl."""
         values = (record["valid_bleu"], record["heads_kept"], record["total_sparsity"])
         try:
@@ -251,19 +238,19 @@ class Sweep:
             attributes = {**trial.user_attrs, "record": record}
             state = {"state": TrialState.COMPLETE, "values": values, "user_attrs": attributes}
             self.study.add_trial(optuna.create_trial(**state))
-        self.write_results({run.name: record})
+        self.write_results()
         self._in_a_row = 0
-        say(f"{describe(record)}{self._left(run)}")
+        say(f"{describe(record)}{self._left()}")
         return values
 
-    def write_results(self, new: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> None:
+    def write_results(self) -> None:
         """Add to results.jsonl what the study has and the file lacks."""
         path = self.out / "results.jsonl"
         descriptor = try_lock(self.out / ".lock", wait=True)
         try:
             there = read_frontier([path]) if path.exists() and path.stat().st_size else []
             labels = {record.get("label") for record in there}
-            for name, record in {**self.finished(), **new}.items():
+            for name, record in self.finished().items():
                 if name not in labels:
                     append_line(path, record)
         finally:
@@ -282,9 +269,9 @@ class Sweep:
 
     # What is shown.
 
-    def _left(self, run: Run) -> str:
+    def _left(self) -> str:
         """', done of total runs, about 1:20:00 left', from the mean time of the runs here."""
-        done, total = self.done() + (run.name not in self.finished()), self.plan.total
+        done, total = self.done(), self.plan.total
         text = f"; {done} of {total} runs"
         if done >= total:
             return text
@@ -305,17 +292,3 @@ class Sweep:
         print(f"{done} of {total} runs are in {self.out / 'results.jsonl'}")
         if done < total and (running := len(self._trials(TrialState.RUNNING))):
             print(f"{running} are under way in other workers")
-
-
-def say(text: str) -> None:
-    """Say how far the sweep is."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def describe(record: dict[str, Any]) -> str:
-    """The outcome of a run on one line."""
-    return (
-        f"{record['label']}: BLEU {record['bleu']:.2f} (validation {record['valid_bleu']:.2f}), "
-        f"{record['heads_kept']} of {record['heads_total']} heads, "
-        f"sparsity {record['total_sparsity']:.3f}"
-    )
