@@ -29,6 +29,7 @@ from contender_models import Models, checkpoint_models, random_models
 from tqdm import tqdm
 
 from neuroprune_experiments.evaluation import git_commit, hardware
+from neuroprune_fairseq.files.atomic import replacing
 
 HERE = Path(__file__).resolve().parent
 
@@ -232,9 +233,8 @@ def main() -> None:
         "best": best(records),
         "all": records,
     }
-    temporary = Path(f"{arguments.output}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, arguments.output)
+    with replacing(arguments.output) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print_summary(result["best"], ratios)
 
 

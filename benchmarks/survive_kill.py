@@ -251,7 +251,8 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _toy_corpus(folder: Path) -> str:
+def toy_corpus(folder: Path) -> str:
+    """Make a corpus of 60 sentence pairs in a new folder; returns its path."""
     sizes = ("--vocab-size", 100, "--train-pairs", 60, "--valid-pairs", 10, "--test-pairs", 10)
     command = [sys.executable, ROOT / "data-prep" / "toy.py", "--out", folder, *sizes]
     subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
@@ -264,7 +265,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="survive-kill-") as scratch:
         folder = Path(arguments.folder or scratch)
         folder.mkdir(exist_ok=not arguments.folder)
-        data = arguments.data or _toy_corpus(folder / "corpus")
+        data = arguments.data or toy_corpus(folder / "corpus")
         torch.set_num_threads(1)
         survival = Survival([data, *SMALL, *METHODS[arguments.method], *arguments.flags], folder)
         for event in arguments.events:

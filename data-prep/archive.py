@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
+import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+import limits
 from errors import PrepError
+from limits import LimitedFile
 
-# Text corpora of this kind are a few dozen megabytes; much more is a bomb or a mistake.
-MAX_BYTES = 2 * 1024**3
-CHUNK_BYTES = 1 << 20
-GZIP_MAGIC = b"\x1f\x8b"
+# By the bytes that a file of each kind begins with; everything else is read as plain tar.
+OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
 @contextmanager
@@ -28,53 +31,52 @@ def _naming_damage(archive: Path) -> Iterator[None]:
         raise PrepError(message) from error
 
 
-def _check(members: list[tarfile.TarInfo], archive: Path) -> None:
-    for member in members:
-        path = PurePosixPath(member.name)
-        if path.is_absolute() or ".." in path.parts:
-            raise PrepError(f"{archive}: member {member.name!r} reaches outside its folder")
-        if not (member.isfile() or member.isdir()) or member.issparse():
-            raise PrepError(f"{archive}: member {member.name!r} is a link or device, not a file")
-        if member.size < 0:
-            raise tarfile.ReadError("a file of negative size")
-    if sum(member.size for member in members) > MAX_BYTES:
-        raise PrepError(f"{archive}: unpacks to more than {MAX_BYTES} bytes")
-
-
-def _check_compression(archive: Path) -> None:
-    """Reads a gzip archive to its end, where its checksum is.
+@contextmanager
+def _unpacked(archive: Path) -> Iterator[LimitedFile]:
+    """The tar file inside, read to its end once, where its checksum is.
 
     tarfile stops without an error at a header that damage has made unreadable.
     """
     with archive.open("rb") as stream:
-        if stream.read(len(GZIP_MAGIC)) != GZIP_MAGIC:
-            return
-    size = 0
-    with gzip.open(archive) as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            size += len(chunk)
-            if size > MAX_BYTES:
-                raise PrepError(f"{archive}: unpacks to more than {MAX_BYTES} bytes")
+        start = stream.read(max(map(len, OPENERS)))
+    opener = next((OPENERS[magic] for magic in OPENERS if start.startswith(magic)), open)
+    with opener(archive, "rb") as stream:
+        file = LimitedFile(stream, archive)
+        while file.read(limits.CHUNK_BYTES):
+            pass
+        file.seek(0)
+        yield file
 
 
-def _read(archive: Path, wanted: list[str]) -> dict[str, bytes]:
-    with _naming_damage(archive):
-        _check_compression(archive)
-        with tarfile.open(archive) as tar:
-            members = tar.getmembers()
-            _check(members, archive)
-            found = {PurePosixPath(m.name).name: m for m in members if m.isfile()}
-            missing = [name for name in wanted if name not in found]
-            if missing:
-                raise PrepError(f"{archive}: has no file {missing[0]}")
-            return {name: tar.extractfile(found[name]).read() for name in wanted}
+def _check(member: tarfile.TarInfo, archive: Path) -> None:
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts:
+        raise PrepError(f"{archive}: member {member.name!r} reaches outside its folder")
+    if not (member.isfile() or member.isdir()) or member.issparse():
+        raise PrepError(f"{archive}: member {member.name!r} is a link or device, not a file")
+    if member.size < 0:
+        raise tarfile.ReadError("a file of negative size")
+    if member.size > limits.MAX_BYTES:
+        raise PrepError(f"{archive}: unpacks to more than {limits.MAX_BYTES:,} bytes")
+
+
+def _files(tar: tarfile.TarFile, archive: Path) -> dict[str, tarfile.TarInfo]:
+    """The files of an archive by their names without folders."""
+    found = {}
+    for number, member in enumerate(tar, start=1):
+        if number > limits.MAX_MEMBERS:
+            raise PrepError(f"{archive}: has more than {limits.MAX_MEMBERS:,} members")
+        _check(member, archive)
+        if member.isfile():
+            found[PurePosixPath(member.name).name] = member
+    return found
 
 
 def unpack(archive: Path, wanted: list[str], folder: Path) -> dict[str, Path]:
     """Unpacks the files of these names, in whatever folder of the archive they are.
 
     Args:
-        archive: A tar archive, compressed or not.
+        archive: A tar archive, compressed (gzip, bzip2, xz) or not.
         wanted: File names without folders.
         folder: Where to put them; no name from the archive becomes a path.
 
@@ -82,11 +84,21 @@ def unpack(archive: Path, wanted: list[str], folder: Path) -> dict[str, Path]:
         The path of each.
 
     Raises:
-        PrepError: The archive is damaged, lacks a file, or has a member that is not safe.
+        PrepError: The archive is damaged, lacks a file, is too large, or has a member that is
+            not safe.
     """
-    contents = _read(archive, wanted)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / name for name in wanted}
-    for name, path in paths.items():
-        path.write_bytes(contents[name])
+    with (
+        _naming_damage(archive),
+        _unpacked(archive) as file,
+        tarfile.open(fileobj=file, mode="r:") as tar,
+    ):
+        found = _files(tar, archive)
+        missing = [name for name in wanted if name not in found]
+        if missing:
+            raise PrepError(f"{archive}: has no file {missing[0]}")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, path in paths.items():
+            with path.open("wb") as copy:
+                shutil.copyfileobj(tar.extractfile(found[name]), copy, limits.CHUNK_BYTES)
     return paths

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -145,7 +146,16 @@ def _run_fairseq_preprocess(
     for split in SPLITS:
         command += [f"--{split}pref", str(pieces / split)]
     command += ["--joined-dictionary", "--destdir", str(folder), "--workers", str(workers)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # No modules from where the user happens to be, and UTF-8 whatever the terminal's encoding is.
+    safe = {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        command,
+        env={**os.environ, **safe},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1].strip() if lines else "no message"

@@ -38,11 +38,22 @@ class Corpus:
     notes: dict = field(default_factory=dict)
 
 
+def _one_line(message: str) -> str:
+    signs = " ".join(message.split())
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in signs)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, without the usage before it."""
 
+    def parse_known_args(self, *args, **kwargs):
+        # What the terminal's encoding lacks is printed as an escape.
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="backslashreplace")
+        return super().parse_known_args(*args, **kwargs)
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {_one_line(message)}\n")
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
@@ -138,8 +149,7 @@ def run(
         return 0
     finally:
         signal.signal(signal.SIGTERM, previous)
-    one_line = " ".join(message.split())
-    print(f"{parser.prog}: error: {one_line}", file=sys.stderr)
+    print(f"{parser.prog}: error: {_one_line(message)}", file=sys.stderr)
     return status
 
 

@@ -10,6 +10,7 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
+import limits
 from errors import PrepError
 from tqdm import tqdm
 
@@ -42,6 +43,8 @@ def _fetch(url: str, partial: Path) -> None:
             while chunk := answer.read(CHUNK_BYTES):
                 stream.write(chunk)
                 bar.update(len(chunk))
+                if stream.tell() > limits.MAX_BYTES:
+                    raise PrepError(f"{url}: more than {limits.MAX_BYTES:,} bytes")
     # A connection that breaks off early reads like the end of the file.
     if total and partial.stat().st_size != total:
         raise PrepError(f"{url}: got {partial.stat().st_size} of {total} bytes")

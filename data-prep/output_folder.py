@@ -7,6 +7,7 @@ process lives, so the next run can tell what a killed run left behind and remove
 from __future__ import annotations
 
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -69,7 +70,7 @@ def _lock(folder: Path) -> int | None:
 
 def remove_stale(out: Path) -> None:
     """Removes the unfinished siblings of `out` that no living process holds."""
-    for sibling in out.parent.glob(f".{out.name}.preparing-*"):
+    for sibling in out.parent.glob(f".{glob.escape(out.name)}.preparing-*"):
         descriptor = _lock(sibling)
         if descriptor is not None:
             shutil.rmtree(sibling, ignore_errors=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from unicodedata import category
 
 from errors import PrepError
+from limits import limited_lines
 
 # Characters that some programs take for the end of a line; inside a line they become spaces,
 # so that every reader of the cleaned text counts the same lines.
@@ -66,7 +67,7 @@ def _raw_lines(path: Path) -> Iterator[bytes]:
     try:
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as stream:
-            yield from stream
+            yield from limited_lines(stream, path)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise PrepError(f"{path}: damaged gzip file ({error}); get it again") from error
 
@@ -93,7 +94,8 @@ def read_lines(path: Path) -> list[str]:
         Its lines without their ends. Only a line feed ends a line.
 
     Raises:
-        PrepError: The file is not there, is empty, is damaged, or is not UTF-8.
+        PrepError: The file is not there, is empty, is damaged, is not UTF-8, or is too
+            large or no text of one sentence a line.
     """
     if not path.is_file():
         raise PrepError(f"{path}: no such file")

@@ -23,7 +23,7 @@ from sacrebleu.metrics import BLEU
 from tqdm import tqdm
 
 import neuroprune_fairseq
-from neuroprune_fairseq.files.atomic import replacing
+from neuroprune_fairseq.files.atomic import replacing, working_folder
 from neuroprune_fairseq.files.checkpoint import (
     language_pair,
     load_model,
@@ -93,17 +93,19 @@ def generate(
     """
     command = [sys.executable, "-m", "fairseq_cli.generate", str(data), "--path", str(checkpoint)]
     command += ["--user-dir", str(PACKAGE), *settings.arguments()]
-    # No modules from the folder in which the user happens to be.
-    pipes = {"stdout": subprocess.PIPE, "env": {**os.environ, "PYTHONSAFEPATH": "1"}}
+    # No modules from the folder in which the user happens to be, and UTF-8 on every terminal.
+    plain = {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+    text = {"encoding": "utf-8", "errors": "backslashreplace"}
+    pipes = {"stdout": subprocess.PIPE, "env": {**os.environ, **plain}, **text}
     with (
         refusing(
             f"{output} cannot be written; make room or copy the checkpoint elsewhere", OSError
         ),
         replacing(output) as temporary,
         temporary.open("w", encoding="utf-8") as log,
-        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+        tempfile.TemporaryFile("w+", **text) as errors,
         tqdm(total=sentences, desc="Translating", unit=" sentences", disable=None) as progress,
-        subprocess.Popen(command, stderr=errors, encoding="utf-8", **pipes) as process,
+        subprocess.Popen(command, stderr=errors, **pipes) as process,
     ):
         for line in process.stdout:
             log.write(line)
@@ -185,7 +187,8 @@ def hardware() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
+        text = info.read_text(encoding="utf-8", errors="replace")
+        match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
         cpu = match[1] if match else cpu
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     threads = torch.get_num_threads()
@@ -196,7 +199,9 @@ def git_commit() -> str | None:
     """The checkout's commit, with "-dirty" when files differ; None outside a checkout."""
     command = ["git", "-C", str(PACKAGE), "describe", "--always", "--abbrev=40", "--dirty"]
     try:
-        result = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True)
+        result = subprocess.run(
+            [*command, "--exclude=*"], capture_output=True, encoding="utf-8", errors="replace"
+        )
     except OSError:
         return None
     return result.stdout.strip() or None
@@ -236,13 +241,16 @@ def evaluate(
     settings = settings or GenerationSettings()
     checkpoint = Path(checkpoint)
     references = read_references(data, settings.subset)
-    with tempfile.TemporaryDirectory(prefix="neuroprune-") as folder:
+    with working_folder(tempfile.gettempdir(), "checkpoint") as folder:
         path, name = checkpoint, f"{checkpoint.stem}.{settings.suffix()}"
         if tolerance:
-            path, name = Path(folder) / checkpoint.name, f"{name}.tolerance-{tolerance:g}"
+            path, name = folder / "checkpoint.pt", f"{name}.tolerance-{tolerance:g}"
             model = write_without_small_weights(checkpoint, path, tolerance, data)
         else:
             model = load_model(checkpoint, data)
+        if not tolerance and os.pathsep in str(checkpoint):  # which fairseq takes for several names
+            path = folder / "checkpoint.pt"
+            path.symlink_to(checkpoint.resolve())
         output = checkpoint.parent / f"{name}.txt"
         generate(path, data, settings, output, len(references))
     hypotheses = read_hypotheses(output)

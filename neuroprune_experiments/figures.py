@@ -14,6 +14,7 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from neuroprune_fairseq.files.atomic import replacing  # noqa: E402
+from neuroprune_fairseq.files.text import document  # noqa: E402
 
 # Okabe and Ito's palette, without its black and yellow; a marker for each as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -32,6 +33,12 @@ def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
         path = Path(f"{stem}.{suffix}")
         with replacing(path) as temporary:
             figure.savefig(temporary, format=suffix, dpi=200, bbox_inches="tight")
+            if suffix == "svg":
+                svg = temporary.read_text(encoding="utf-8")
+                temporary.write_text(document(svg), encoding="utf-8")
+            if suffix == "svg":
+                svg = temporary.read_text(encoding="utf-8")
+                temporary.write_text(document(svg), encoding="utf-8")
         paths.append(path)
     plt.close(figure)
     return paths

@@ -20,6 +20,7 @@ from tabulate import tabulate
 from neuroprune_fairseq.files.atomic import replacing
 from neuroprune_fairseq.files.errors import refuse
 from neuroprune_fairseq.files.results import check_writable, read_lines
+from neuroprune_fairseq.files.text import csv_cell, markdown_cell
 
 Rows = Sequence[Sequence[str]]  # the first are titles
 # Numbers with the lowest and the highest value that they can have.
@@ -219,12 +220,12 @@ def evaluation_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
 
 def markdown(rows: Rows) -> str:
     """A Markdown table, aligned for reading as plain text."""
-    cells = [[" ".join(cell.split()) for cell in row] for row in rows]
+    cells = [list(map(markdown_cell, row)) for row in rows]
     return tabulate(cells[1:], cells[0], tablefmt="github", disable_numparse=True)
 
 
 def write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
     """Write a CSV file under a temporary name first; returns ``path``."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+        csv.writer(file).writerows(map(csv_cell, row) for row in rows)
     return path

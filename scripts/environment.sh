@@ -6,6 +6,10 @@
 #
 # NEUROPRUNE_PYTHON (or --python PATH) names an interpreter: it is used as it is. Otherwise
 # .venv in the checkout is made and filled once; a stamp tells that it is complete.
+#
+# No module is imported from the folder where a script is started: -I while the environment is
+# made, later PYTHONSAFEPATH for all that starts with -m or -c (Python 3.11 and newer know it).
+# A program of ours has its modules beside it, so it is run with run_program.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -19,7 +23,7 @@ environment_error() {
 find_base_python() {
   local name
   for name in python3.11 python3.12 python3 python; do
-    if "$name" -c 'import sys, venv, ensurepip
+    if "$name" -I -c 'import sys, venv, ensurepip
 sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1; then
       command -v "$name"
       return
@@ -36,22 +40,25 @@ environment_stamp() {
 # Prints the names of the packages that the interpreter $1 lacks, of what training and evaluating
 # need and what a script names in $also_needed besides.
 missing_packages() {
-  "$1" -c 'import importlib.util, sys
+  # Not -I: it would not find packages of the user's own folder. The first place is where we are.
+  "$1" -c 'import sys
+sys.path = [folder for folder in sys.path if folder]
+import importlib.util
 names = "torch fairseq numpy sacrebleu sentencepiece tqdm".split() + sys.argv[1].split()
 print(*[name for name in names if importlib.util.find_spec(name) is None], sep=", ")' "${also_needed:-}"
 }
 
 make_environment() {
   local base venv=$ROOT/.venv
-  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+  if ! "$venv/bin/python" -I -m pip --version >/dev/null 2>&1; then
     base=$(find_base_python) || environment_error \
       "no Python 3.11 or 3.12 with venv found (Debian, Ubuntu: install python3-venv)," \
       "or name an interpreter with --python PATH"
     echo "Making the environment $venv with $base" >&2
-    "$base" -m venv "$venv" >&2 || environment_error "$base -m venv $venv failed"
+    "$base" -I -m venv "$venv" >&2 || environment_error "$base -m venv $venv failed"
   fi
   echo "Installing the project and what it needs into $venv: 2 to 5 minutes" >&2
-  (cd "$ROOT" && "$venv/bin/python" -m pip install --disable-pip-version-check \
+  (cd "$ROOT" && "$venv/bin/python" -I -m pip install --disable-pip-version-check \
     -c constraints.txt -e '.[fairseq,dev]') >&2 ||
     environment_error "the installation into $venv failed; the same command goes on from here"
   environment_stamp >"$venv/.neuroprune-stamp.new"
@@ -60,7 +67,7 @@ make_environment() {
 
 environment_is_complete() {
   [ "$(cat "$ROOT/.venv/.neuroprune-stamp" 2>/dev/null)" = "$(environment_stamp)" ] &&
-    "$ROOT/.venv/bin/python" -c '' 2>/dev/null
+    "$ROOT/.venv/bin/python" -I -c '' 2>/dev/null
 }
 
 # Two scripts that start at once must not install at once: the second waits, then finds it done.
@@ -85,6 +92,13 @@ else
   PYTHON=$ROOT/.venv/bin/python
 fi
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# run_program FILE ARGUMENT...: in place of this script (use a subshell to come back).
+run_program() {
+  exec env -u PYTHONSAFEPATH "$PYTHON" "$@"
+}
+
 source "$ROOT/scripts/allocator.sh"
 # fairseq's own use of old interfaces is nothing that a user can mend.
 export PYTHONWARNINGS=${PYTHONWARNINGS-ignore}

@@ -86,6 +86,7 @@ def main() -> None:
     from neuroprune_experiments.records import check_results
     from neuroprune_fairseq.files.errors import refuse
     from neuroprune_fairseq.files.results import append_line
+    from neuroprune_fairseq.files.text import printable
 
     settings = GenerationSettings(
         args.subset, args.beam, args.lenpen, args.batch_size, tuple(flags)
@@ -100,7 +101,7 @@ def main() -> None:
         refuse(f"--field {taken[0]}: the line has an entry of this name already")
     append_line(results, record | args.fields)
     print(
-        f"{record['label']}: BLEU {record['bleu']:.2f}, {record['heads_kept']} of "
+        f"{printable(record['label'])}: BLEU {record['bleu']:.2f}, {record['heads_kept']} of "
         f"{record['heads_total']} heads, sparsity {record['total_sparsity']:.3f}, "
         f"{record['tokens_per_second']:.0f} tokens/s; added to {results}"
     )

@@ -7,9 +7,9 @@ take_python_option "$@"
 for argument in ${rest[@]+"${rest[@]}"}; do
   # Help needs no environment.
   if [ "$argument" = --help ]; then
-    exec "${NEUROPRUNE_PYTHON:-python3}" "$here/evaluate.py" --help
+    exec env -u PYTHONSAFEPATH "${NEUROPRUNE_PYTHON:-python3}" "$here/evaluate.py" --help
   fi
 done
 
 source "$here/environment.sh"
-exec "$PYTHON" "$here/evaluate.py" ${rest[@]+"${rest[@]}"}
+run_program "$here/evaluate.py" ${rest[@]+"${rest[@]}"}

@@ -69,4 +69,4 @@ if $help; then
 fi
 
 source "$root/scripts/environment.sh"
-exec "$PYTHON" "$root/data-prep/$corpus.py" ${rest[@]+"${rest[@]}"}
+run_program "$root/data-prep/$corpus.py" ${rest[@]+"${rest[@]}"}

@@ -92,6 +92,6 @@ frontier dsp "$dsp" 2
 step "Result"
 echo "Weights below $tolerance count as zero and are zero in the translating model."
 results=("$out"/{neuroprune,neuroprune-target,dsp}/results.jsonl)
-"$PYTHON" "$here/report.py" --results "$out/dense/results.jsonl" "${results[@]}" \
-  --picture "$out/overview"
+(run_program "$here/report.py" --results "$out/dense/results.jsonl" "${results[@]}" \
+  --picture "$out/overview")
 "$PYTHON" -m neuroprune_experiments.frontier plot "${results[@]}" --out "$out/frontier" --overwrite

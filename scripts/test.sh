@@ -23,4 +23,5 @@ if "$PYTHON" -c 'import xdist' 2>/dev/null; then
   # One thread in each process: with more threads than cores they wait for each other.
   export OMP_NUM_THREADS=1
 fi
-exec "$PYTHON" -m pytest ${parallel[@]+"${parallel[@]}"} ${rest[@]+"${rest[@]}"}
+# The current folder is the checkout by now, and tests start programs of ours.
+run_program -m pytest ${parallel[@]+"${parallel[@]}"} ${rest[@]+"${rest[@]}"}

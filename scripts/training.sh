@@ -53,8 +53,6 @@ run_fairseq_train() {
     read -r -a launch <<<"$NEUROPRUNE_LAUNCH"
     set -- "$@" --distributed-world-size "${NEUROPRUNE_WORKERS:?is how many are launched}"
   fi
-  # No modules from the folder in which the user happens to be.
-  local -x PYTHONSAFEPATH=1
   why=""
   if [ -t 2 ]; then
     "${launch[@]}" -m fairseq_cli.train "$@" | tee -a "$log" | progress_lines
@@ -105,7 +103,7 @@ finetune() {
   [ -z "$dropout" ] || check_number dropout
   while IFS= read -r -d '' word; do
     model+=("$word")
-  done < <("$PYTHON" "$here/model_flags.py" --checkpoint "$pretrained" ${arch:+--arch "$arch"})
+  done < <(run_program "$here/model_flags.py" --checkpoint "$pretrained" ${arch:+--arch "$arch"})
   [ "${#model[@]}" -gt 0 ] || exit 2 # model_flags.py has said why
   [ -z "$dropout" ] || model+=(--dropout "$dropout")
   train "$data" \

@@ -151,6 +151,7 @@ CASES = [
     Case("text", f"{TEXTS} --valid-pref raw/unseen", "unseen.de: the file is empty"),
     Case("text", f"{TEXTS} --test-pref raw/latin1", "line 2 is not UTF-8 .byte 0xf6.; convert"),
     Case("text", f"{TEXTS} --test-pref raw/utf16", "line 1 has a null byte, as UTF-16 has; conv"),
+    Case("text", f"{TEXTS} --test-pref raw/endless", "endless.de: line 1 is longer than 1,048,576"),
     Case("text", f"{TEXTS} --test-pref raw/half", "half.de.gz: damaged gzip file .*; get it again"),
     Case("text", f"{TEXTS} --target-lang de", "--source-lang and --target-lang are both 'de'"),
     Case("text", f"{TEXTS} --source-lang ../de", "'../de' is not made of letters, digits and _"),
@@ -178,6 +179,7 @@ CASES = [
             "lacking": "has no file train.tags.de-en.de",
             "cut": "not a whole tar archive .*; get it again",
             "page": "not a whole tar archive .*; get it again",
+            "long-name": "has a header of [0-9,]+ bytes, which no corpus has",
         }.items()
     ),
     Case("prepare.sh", "", "--corpus is missing: toy, multi30k, iwslt14 or text"),

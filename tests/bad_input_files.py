@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import copy
 import gzip
 import hashlib
@@ -141,6 +142,7 @@ def _make_texts(raw: Path) -> None:
         "unseen": "\u200b\n".encode(),
         "latin1": b"gut\nsch\xf6n\n",
         "utf16": "gut\n".encode("utf-16-le"),
+        "endless": b"gut " * 300_000,
     }.items():
         (raw / f"{name}.de").write_bytes(content)
         (raw / f"{name}.en").write_bytes(whole)
@@ -164,6 +166,10 @@ def _make_archives(folder: Path) -> None:
     whole = (folder / "lacking.tgz").read_bytes()
     (folder / "cut.tgz").write_bytes(whole[: len(whole) // 2])
     (folder / "page.tgz").write_bytes(b"<html>404</html>")
+    header = tarfile.TarInfo("de-en/one")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 4_000_000
+    bomb = header.tobuf(tarfile.GNU_FORMAT) + bytes(header.size)
+    (folder / "long-name.tgz").write_bytes(bz2.compress(bomb))
 
 
 def listing(folder: Path) -> dict[str, str]:

@@ -57,6 +57,12 @@ def test_the_compact_checkpoint_is_smaller_and_plain(checkpoints):
     assert settings.neuroprune_shapes["decoder.layers.1"] == 48
 
 
+def test_equal_input_gives_equal_bytes_under_any_name(checkpoints, tmp_path):
+    for name in ("one.pt", "another name.pt"):
+        main([str(checkpoints.pruned), str(tmp_path / name), "--keep-optimizer"])
+        assert (tmp_path / name).read_bytes() == checkpoints.small.read_bytes()
+
+
 def test_the_hub_interface_loads_it(corpus, checkpoints):
     folder, name = str(checkpoints.small.parent), checkpoints.small.name
     hubs = [

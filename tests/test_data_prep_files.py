@@ -72,12 +72,12 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_the_next_one_cleans
 
 
 def test_the_unfinished_folder_of_a_living_run_is_left_alone(tmp_path):
-    living, dead = (tmp_path / f".out.preparing-{name}" for name in ("living", "dead"))
+    living, dead = (tmp_path / f".out[1].preparing-{name}" for name in ("living", "dead"))
     living.mkdir()
     dead.mkdir()
     descriptor = os.open(living, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    output_folder.remove_stale(tmp_path / "out")
+    output_folder.remove_stale(tmp_path / "out[1]")
     os.close(descriptor)
     assert left_in(tmp_path) == [living.name]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,7 @@ def checkout(tmp_path):
     write_program(tmp_path / "bin" / "python3.11", "#!/bin/sh\necho 'a shim' >&2\nexit 127\n")
     python = f"""#!/usr/bin/env bash
 case "$*" in
-  "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+  "-I -m venv "*) mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
   *"pip install"*) echo install >>"{tmp_path}/log"; sleep 0.3; [ ! -e "{tmp_path}/fail" ] ;;
   *"pip --version"*) [[ $0 = *.venv* ]] ;;
 esac
@@ -39,10 +41,9 @@ esac
     command += [str(folder / "scripts" / "environment.sh")]
     environment = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
 
-    def start():
-        return subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    def start(cwd=None, **variables):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=cwd, env={**environment, **variables}, **pipes)
 
     start.folder = folder
     return start
@@ -80,6 +81,37 @@ def test_a_failed_installation_does_not_count_as_done(checkout, tmp_path):
     process.communicate()
     assert process.returncode == 0
     assert installations(tmp_path) == 2
+
+
+def test_no_module_of_the_current_folder_is_imported(checkout, tmp_path):
+    """With a real Python; what it would install does not matter, so the installation fails."""
+    here = tmp_path / "downloads"
+    here.mkdir()
+    for name in ("venv", "ensurepip", "pip", "importlib", "numpy", "xdist", "pytest"):
+        (here / f"{name}.py").write_text(
+            f"open({str(tmp_path / 'imported')!r}, 'a').write('{name} ')"
+        )
+    base = os.path.realpath(sys.executable)
+    write_program(tmp_path / "bin" / "python3.11", f'#!/bin/sh\nexec {base} "$@"\n')
+    offline = {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+    _, errors = checkout(cwd=here, **offline).communicate()
+
+    assert f"Making the environment {checkout.folder}/.venv" in errors
+    assert (checkout.folder / ".venv" / "bin" / "pip").exists()
+    named = checkout(cwd=here, NEUROPRUNE_PYTHON=base)
+    assert named.communicate()[1] or named.returncode == 0
+    assert not (tmp_path / "imported").exists()
+
+
+def test_what_the_scripts_start_imports_nothing_from_the_current_folder(tmp_path):
+    (tmp_path / "tqdm.py").write_text("raise SystemExit('a module of the current folder')")
+    program = f'source "{ROOT}/scripts/environment.sh"; "$PYTHON" -c "import tqdm"'
+    environment = {**os.environ, "NEUROPRUNE_PYTHON": sys.executable}
+    done = subprocess.run(
+        ["bash", "-euc", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")

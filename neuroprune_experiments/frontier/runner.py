@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroprune_experiments.frontier.methods import METHODS, Run, script_options
+from neuroprune_fairseq.files.text import printable
 
 # How long (s) a stopped training may take to end by itself.
 PATIENCE = 20
@@ -194,7 +195,7 @@ def _last_record(path: Path, tolerance: float) -> dict[str, Any] | None:
 
 def say(text: str) -> None:
     """Say how far the sweep is."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def describe(record: dict[str, Any]) -> str:

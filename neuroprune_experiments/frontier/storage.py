@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import time
 import warnings
@@ -120,7 +121,10 @@ def corpus_digest(data: Path) -> str:
     parts: list[bytes] = []
     for path in sorted([*data.glob("dict.*.txt"), *data.glob("*.idx")]):
         is_text = path.suffix == ".txt"
-        parts += [path.name.encode(), path.read_bytes() if is_text else b"%d" % path.stat().st_size]
+        parts += [
+            os.fsencode(path.name),
+            path.read_bytes() if is_text else b"%d" % path.stat().st_size,
+        ]
     return _digest(parts)
 
 

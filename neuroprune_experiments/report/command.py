@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroprune_experiments import require
 from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
+from neuroprune_fairseq.files.text import printable
 
 if TYPE_CHECKING:
     from neuroprune_experiments.report.facts import AttentionFacts, ModelFacts
@@ -111,16 +112,17 @@ def labels_for(paths: Sequence[Path], chosen: Sequence[str]) -> list[str]:
         SystemExit: one line, for a checkpoint that is named twice, and for too few, too
             many or equal labels.
     """
-    paths = [path.resolve() for path in paths]
+    chosen, paths = list(map(printable, chosen)), [path.resolve() for path in paths]
     if path := _repeated(paths):
         refuse(f"{path} is named twice")
     if chosen and len(chosen) != len(paths):
         refuse(f"--labels: {len(chosen)} for {len(paths)} checkpoints; name each of them")
     if label := _repeated(chosen):
         refuse(f"--labels: '{label}' stands for more than one checkpoint")
+    paths = [Path(printable(str(path))) for path in paths]
     short = [p.parent.name if p.stem.startswith("checkpoint") else p.stem for p in paths]
     both = [f"{path.parent.name}/{path.stem}" for path in paths]
-    names = (list(chosen) or short, both, list(map(str, paths)))
+    names = (chosen or short, both, list(map(str, paths)))
     return next(each for each in names if not _repeated(each))
 
 

@@ -11,7 +11,6 @@ import html
 import io
 import os
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,8 @@ from tqdm import tqdm
 from neuroprune_experiments.figures import COLOURS, plt
 from neuroprune_experiments.frontier.figures import STYLES
 from neuroprune_experiments.records import Rows
+from neuroprune_fairseq.files.atomic import working_folder
+from neuroprune_fairseq.files.text import document
 
 # Inches; CSS draws 96 pixels an inch.
 PANEL_WIDTH = 3.6
@@ -182,7 +183,7 @@ def draw_panels(picture: Picture) -> list[DrawnPanel]:
             figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
             figure.savefig(png, format="png", dpi=DPI)
             plt.close(figure)
-            element = _bare_svg(svg.getvalue(), f"{picture.name}-{number}")
+            element = _bare_svg(document(svg.getvalue()), f"{picture.name}-{number}")
             found.append(DrawnPanel(label, element, Image.open(png).convert("RGB")))
     return found
 
@@ -240,15 +241,20 @@ def write_page(
     svgs, names = {}, [name]
     loader = PackageLoader("neuroprune_experiments", "report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    with tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=f".{out.name}.") as folder:
+    place = out.resolve()
+    with working_folder(place.parent, place.name) as scratch:
+        folder = scratch / place.name
+        folder.mkdir()
         for picture in tqdm(pictures, desc="Pictures", disable=None):
             panels = draw_panels(picture)
             svgs[picture.name] = [Markup(inline_svg(panel)) for panel in panels]
-            names += write_picture(picture, panels, Path(folder))
+            names += write_picture(picture, panels, folder)
         page = environment.get_template("page.html")
         text = page.render(sections=sections, svgs=svgs, models=models, **texts)
-        (Path(folder) / name).write_text(text, encoding="utf-8")
-        out.mkdir(exist_ok=True)
-        for each in names:
-            os.replace(Path(folder) / each, out / each)
+        (folder / name).write_text(document(text), encoding="utf-8")
+        if not (place.is_dir() and any(place.iterdir())):
+            os.replace(folder, place)
+        else:  # which may have other files, too; the page when its pictures are there
+            for each in reversed(names):
+                os.replace(folder / each, place / each)
     return [out / each for each in names]

@@ -11,6 +11,7 @@ from typing import Any
 from neuroprune_experiments.records import read_epochs
 from neuroprune_fairseq.files import run_log
 from neuroprune_fairseq.files.errors import refuse
+from neuroprune_fairseq.files.text import printable
 
 LOG_NAME = "train.log"
 SPARSITIES = ("attn_sparsity", "mlp_sparsity", "total_sparsity")
@@ -141,4 +142,4 @@ def read_run(folder: Path, label: str, num_updates: int | None = None) -> Run:
         values = {n: v for n, v in by_epoch.get(number, {}).items() if n in names}
         values |= {**logged.get(number, {}), "heads_removed": removed.get(number, 0)}
         epochs.append(Epoch(number, **values))
-    return Run(label, folder, tuple(epochs), _replaced(records))
+    return Run(printable(label), folder, tuple(epochs), _replaced(records))

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from neuroprune_fairseq.cli.compact_report import format_table
@@ -25,7 +24,7 @@ from neuroprune_fairseq.compact.files import (
     stand_in_dictionaries,
 )
 from neuroprune_fairseq.files.atomic import replacing
-from neuroprune_fairseq.files.checkpoint import read_checkpoint
+from neuroprune_fairseq.files.checkpoint import read_checkpoint, save_data
 from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
 from neuroprune_fairseq.method.pruning import zero_small_weights_
 
@@ -82,7 +81,7 @@ def _write_checked(
     unwritable = f"OUT {out} cannot be written; make room or name another file"
     with refusing(unwritable, OSError), replacing(out) as temporary:
         with refusing(unwritable, RuntimeError):  # a full disk, in torch's words
-            torch.save(state, temporary)
+            save_data(state, temporary)
         _check(temporary, old, before)
 
 

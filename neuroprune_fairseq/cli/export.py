@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from neuroprune_fairseq.compact.files import check_settings, settings_of
+from neuroprune_fairseq.files.atomic import remove_leftovers, replacing
 from neuroprune_fairseq.files.checkpoint import load_model_and_task, read_checkpoint, settings_group
 from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
 
@@ -101,19 +102,6 @@ def _finish(folder: Path, data: str, task: Any, spm: Path | None) -> None:
         shutil.copy(spm, folder / "spm.model")
 
 
-def _move(folder: Path, out: Path) -> None:
-    """Give the finished folder its name, in place of an old one, which stays if that fails."""
-    old = out.with_name(f"{out.name}.{os.getpid()}.old")
-    if out.exists():
-        os.replace(out, old)
-    try:
-        os.replace(folder, out)
-    except OSError:
-        os.replace(old, out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _export(arguments: argparse.Namespace, settings: Any, data: str) -> str:
     from neuroprune_fairseq.export.converter import ModelConverter
 
@@ -122,19 +110,15 @@ def _export(arguments: argparse.Namespace, settings: Any, data: str) -> str:
     model = model.float().eval()
     dataset, numbers = _check_sentences(task, arguments.subset, arguments.sentences, data)
     converter = (model, settings, task.source_dictionary, task.target_dictionary)
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    try:
-        with refusing(f"OUT_DIR {out} cannot be written; make room or name another", OSError):
-            ModelConverter(*converter).convert(str(temporary))
-            line = _check_parity(temporary, model, task, dataset, numbers)
-            if arguments.quantization:
-                ModelConverter(*converter).convert(
-                    str(temporary), quantization=arguments.quantization, force=True
-                )
-            _finish(temporary, data, task, spm)
-            _move(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    unwritable = f"OUT_DIR {out} cannot be written; make room or name another"
+    with refusing(unwritable, OSError), replacing(out) as temporary:
+        ModelConverter(*converter).convert(str(temporary))
+        line = _check_parity(temporary, model, task, dataset, numbers)
+        if arguments.quantization:
+            ModelConverter(*converter).convert(
+                str(temporary), quantization=arguments.quantization, force=True
+            )
+        _finish(temporary, data, task, spm)
     if spm is None:
         line += f"\nno spm.model in {data}: name one with --sentencepiece-model for raw text"
     return line
@@ -163,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--sentences {arguments.sentences} must be at least 1")
     if not out.parent.is_dir():
         parser.error(f"OUT_DIR {out}: {out.parent} is no folder")
+    remove_leftovers(out.parent)  # an export that was killed may have moved OUT_DIR away
     if out.exists() and not arguments.overwrite:
         parser.error(f"OUT_DIR {out} exists; --overwrite replaces an exported model")
     if out.exists() and not (out.is_dir() and (out / MODEL_FILE).is_file()):

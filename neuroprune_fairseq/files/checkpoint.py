@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
+def save_data(state: Any, path: str | Path) -> None:
+    """As torch.save, but equal content makes equal bytes: the file's name is no part of it.
+
+    Raises:
+        OSError, RuntimeError: it cannot be written.
+    """
+    with open(path, "wb") as file:
+        torch.save(state, file)
+
+
 def write_checkpoint(state: dict[str, Any], path: str | Path) -> None:
     """Write a checkpoint under a temporary name and rename it.
 
@@ -132,7 +143,7 @@ def write_checkpoint(state: dict[str, Any], path: str | Path) -> None:
     """
     # torch reports a full disk as a RuntimeError.
     with refusing(f"{path} cannot be written", OSError, RuntimeError), replacing(path) as temporary:
-        torch.save(state, temporary)
+        save_data(state, temporary)
 
 
 def load_model(path: str | Path, data: str | Path) -> nn.Module:
@@ -154,6 +165,8 @@ def load_model(path: str | Path, data: str | Path) -> nn.Module:
 def load_model_and_task(path: str | Path, data: str | Path) -> tuple[nn.Module, Any]:
     """As :func:`load_model`, with fairseq's task, which has the dictionaries."""
     read_checkpoint(path)
+    if os.pathsep in str(data):
+        refuse(f"--data {data}: fairseq splits names at '{os.pathsep}'; name a link without one")
     with refusing(f"{path} does not load with the dictionaries of --data {data}"):
         models, _, task = checkpoint_utils.load_model_ensemble_and_task(
             [str(path)], arg_overrides={"data": str(data)}

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from neuroprune_fairseq.files.text import print_any_character, printable
+
 LONGEST_REASON = 200
+
+
+def _one_line(message: str) -> str:
+    return printable(" ".join(message.splitlines()))
 
 
 def refuse(message: str) -> NoReturn:
@@ -16,7 +22,7 @@ def refuse(message: str) -> NoReturn:
     Raises:
         SystemExit: also inside fairseq-train, where any other exception ends as a traceback.
     """
-    raise SystemExit(f"neuroprune_fairseq: error: {' '.join(message.splitlines())}")
+    raise SystemExit(f"neuroprune_fairseq: error: {_one_line(message)}")
 
 
 def reason(error: BaseException) -> str:
@@ -42,10 +48,17 @@ def refusing(message: str, *kinds: type[Exception]) -> Iterator[None]:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, without the usage before it."""
+    """An argument parser whose errors are one line, without the usage before it.
+
+    Every command of ours begins with one, so this is where the terminal is prepared.
+    """
+
+    def parse_known_args(self, *args, **kwargs):
+        print_any_character()
+        return super().parse_known_args(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {' '.join(message.splitlines())}\n")
+        self.exit(2, f"{self.prog}: error: {_one_line(message)}\n")
 
 
 def check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
