@@ -6,24 +6,22 @@ from git, and ``pip install .`` must not replace the one that is already there.
 
 from setuptools import find_packages, setup
 
-HAS_WHEEL = (
-    'python_version >= "3.11" and python_version < "3.13"'
-    ' and sys_platform == "linux" and platform_machine == "x86_64"'
-)
+HAS_WHEEL = 'python_version < "3.13" and sys_platform == "linux" and platform_machine == "x86_64"'
 FAIRSEQ = [
     # fairseq's last state, as binary wheels for CPython 3.11 and 3.12 on Linux x86-64.
     f"ve-fairseq==0.12.3; {HAS_WHEEL}",
     # The same code as a source package: needs a C++ compiler and some minutes.
-    'fairseq-fixed==0.12.3.1; python_version >= "3.13" or (python_version >= "3.11"'
-    ' and (sys_platform != "linux" or platform_machine != "x86_64"))',
-    # The last official release, whose configuration classes fail on Python 3.11.
-    'fairseq==0.12.2; python_version < "3.11"',
+    'fairseq-fixed==0.12.3.1; python_version >= "3.13" or sys_platform != "linux"'
+    ' or platform_machine != "x86_64"',
 ]
 
 # The engine of neuroprune-export.
 CTRANSLATE2 = ["ctranslate2>=4.8"]
 # Spells the numbers of the toy corpus in German and English.
 NUM2WORDS = ["num2words>=0.5.13"]
+
+# What neuroprune_experiments (neuroprune-frontier, neuroprune-report) needs and training does not.
+EXPERIMENTS = ["optuna>=4.9", "matplotlib", "jinja2", "tabulate"]
 
 setup(
     name="neuroprune_fairseq",
@@ -42,18 +40,16 @@ setup(
         "numpy",
         "sacrebleu>=2.0",
         "sentencepiece",
-        "matplotlib",
         "tqdm",
-        "optuna>=4.2",
-        "jinja2",
     ],
     extras_require={
         "fairseq": FAIRSEQ,
         "ctranslate2": CTRANSLATE2,
         "data": NUM2WORDS,
+        "experiments": EXPERIMENTS,
         "dev": [
             *("pytest", "pytest-xdist", "hypothesis", "ruff", "mutmut>=3.8"),
-            *(*CTRANSLATE2, *NUM2WORDS),
+            *(*CTRANSLATE2, *NUM2WORDS, *EXPERIMENTS),
         ],
     },
     entry_points={

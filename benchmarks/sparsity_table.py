@@ -30,9 +30,10 @@ from torch import nn
 from neuroprune_experiments.evaluation import GenerationSettings, evaluate
 from neuroprune_experiments.figures import COLOURS, plt, save_figure
 from neuroprune_experiments.frontier.figures import STYLES
+from neuroprune_experiments.records import check_results, markdown, read_evaluations
 from neuroprune_fairseq.files.errors import refuse
 from neuroprune_fairseq.files.models import load_model
-from neuroprune_fairseq.files.results import append_line, check_results, read_records
+from neuroprune_fairseq.files.results import append_line
 from neuroprune_fairseq.method.sparsity import full_sizes, measure
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks, prunable_weights
 
@@ -99,7 +100,7 @@ def best_models(arguments: argparse.Namespace) -> list[Record]:
     """The test lines of the models that are best on the validation set."""
     output = arguments.output
     check_results(output)
-    done = read_records(output) if output.exists() and output.stat().st_size else []
+    done = read_evaluations(output) if output.exists() and output.stat().st_size else []
     groups: dict[tuple[str, float], list[Record]] = {}
     for setting in wanted(arguments):
         record = scored(arguments, done, setting, "valid")
@@ -115,12 +116,9 @@ def best_models(arguments: argparse.Namespace) -> list[Record]:
 
 def print_table(records: Sequence[Record]) -> None:
     """One row a model, in Markdown."""
-    print("| method | sparsity | model | heads kept | BLEU valid | BLEU test |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for record in records:
-        cells = [record["method"], f"{record['total_sparsity']:.3f}", record["label"]]
-        cells += [str(record["heads_kept"]), f"{record['valid_bleu']:.2f}", f"{record['bleu']:.2f}"]
-        print(f"| {' | '.join(cells)} |")
+    rows = [["method", "sparsity", "model", "heads kept", "BLEU valid", "BLEU test"]]
+    text = "{method}\n{total_sparsity:.3f}\n{label}\n{heads_kept}\n{valid_bleu:.2f}\n{bleu:.2f}"
+    print(markdown(rows + [text.format(**record).split("\n") for record in records]))
 
 
 def draw(records: Sequence[Record], stem: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import fairseq
 import torch
@@ -71,30 +71,6 @@ class GenerationSettings:
         return ".".join(parts)
 
 
-def _run_generation(command: list[str], log: IO[str], sentences: int | None) -> None:
-    """Run fairseq-generate into ``log``, with a progress bar of finished sentences."""
-    # No modules from the folder in which the user happens to be, and UTF-8 on every terminal.
-    plain = {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
-    environment = {**os.environ, **plain}
-    pipes = {"stdout": subprocess.PIPE, "encoding": "utf-8", "errors": "backslashreplace"}
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as errors,
-        tqdm(total=sentences, desc="Translating", unit=" sentences", disable=None) as progress,
-        subprocess.Popen(command, stderr=errors, env=environment, **pipes) as process,
-    ):
-        for line in process.stdout:
-            log.write(line)
-            progress.update(line.startswith("H-"))
-        status = process.wait()
-        errors.seek(0)
-        # fairseq logs to stdout or stderr, as other packages have set up logging before it.
-        messages = errors.read().strip()
-        log.write(f"{messages}\n")
-    if status:
-        reason = messages.split("\n")[-1] or f"exit status {status}"
-        refuse(f"fairseq-generate failed: {reason}")
-
-
 def generate(
     checkpoint: str | Path,
     data: str | Path,
@@ -116,13 +92,31 @@ def generate(
     """
     command = [sys.executable, "-m", "fairseq_cli.generate", str(data), "--path", str(checkpoint)]
     command += ["--user-dir", str(PACKAGE), *settings.arguments()]
-    unwritable = f"{output} cannot be written; make room or copy the checkpoint elsewhere"
+    # No modules from the folder in which the user happens to be, and UTF-8 on every terminal.
+    plain = {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+    text = {"encoding": "utf-8", "errors": "backslashreplace"}
+    pipes = {"stdout": subprocess.PIPE, "env": {**os.environ, **plain}, **text}
     with (
-        refusing(unwritable, OSError),
+        refusing(
+            f"{output} cannot be written; make room or copy the checkpoint elsewhere", OSError
+        ),
         replacing(output) as temporary,
         temporary.open("w", encoding="utf-8") as log,
+        tempfile.TemporaryFile("w+", **text) as errors,
+        tqdm(total=sentences, desc="Translating", unit=" sentences", disable=None) as progress,
+        subprocess.Popen(command, stderr=errors, **pipes) as process,
     ):
-        _run_generation(command, log, sentences)
+        for line in process.stdout:
+            log.write(line)
+            progress.update(line.startswith("H-"))
+        # fairseq logs to stdout or stderr, as other packages have set up logging before it.
+        status = process.wait()
+        errors.seek(0)
+        messages = errors.read().strip()
+        log.write(f"{messages}\n")
+        if status:
+            reason = messages.split("\n")[-1] or f"exit status {status}"
+            refuse(f"fairseq-generate failed: {reason}")
 
 
 def read_hypotheses(output: Path) -> list[str]:
@@ -192,11 +186,8 @@ def hardware() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        match = re.search(
-            r"^model name\s*:\s*(.+)$",
-            info.read_text(encoding="utf-8", errors="replace"),
-            re.MULTILINE,
-        )
+        text = info.read_text(encoding="utf-8", errors="replace")
+        match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
         cpu = match[1] if match else cpu
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     threads = torch.get_num_threads()
@@ -297,5 +288,5 @@ def evaluate(
         "torch": torch.__version__,
         "fairseq": fairseq.__version__,
         "python": platform.python_version(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -37,14 +37,15 @@ environment_stamp() {
   (printf '%s\n' "$ROOT" && cat "$ROOT/setup.py" "$ROOT/constraints.txt") | cksum
 }
 
-# Prints the names of the packages that the interpreter $1 lacks.
+# Prints the names of the packages that the interpreter $1 lacks, of what training and evaluating
+# need and what a script names in $also_needed besides.
 missing_packages() {
   # Not -I: it would not find packages of the user's own folder. The first place is where we are.
   "$1" -c 'import sys
 sys.path = [folder for folder in sys.path if folder]
 import importlib.util
-names = "torch fairseq numpy sacrebleu sentencepiece matplotlib tqdm optuna jinja2 num2words"
-print(*[name for name in names.split() if importlib.util.find_spec(name) is None], sep=", ")'
+names = "torch fairseq numpy sacrebleu sentencepiece tqdm".split() + sys.argv[1].split()
+print(*[name for name in names if importlib.util.find_spec(name) is None], sep=", ")' "${also_needed:-}"
 }
 
 make_environment() {
@@ -85,7 +86,7 @@ if [ -n "${NEUROPRUNE_PYTHON:-}" ]; then
   "$PYTHON" -c '' 2>/dev/null || environment_error "--python $PYTHON does not run"
   missing=$(missing_packages "$PYTHON")
   [ -z "$missing" ] || environment_error "--python $PYTHON lacks $missing" \
-    "(in $ROOT: $PYTHON -m pip install -c constraints.txt -e '.[fairseq,data]')"
+    "(in $ROOT: $PYTHON -m pip install -c constraints.txt -e '.[fairseq,experiments,data]')"
 else
   environment_is_complete || make_environment_once
   PYTHON=$ROOT/.venv/bin/python

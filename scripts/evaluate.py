@@ -83,8 +83,9 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     # After the command line, since this takes seconds.
     from neuroprune_experiments.evaluation import GenerationSettings, evaluate
+    from neuroprune_experiments.records import check_results
     from neuroprune_fairseq.files.errors import refuse
-    from neuroprune_fairseq.files.results import append_line, check_results
+    from neuroprune_fairseq.files.results import append_line
     from neuroprune_fairseq.files.text import printable
 
     settings = GenerationSettings(

@@ -61,6 +61,7 @@ claim_out() {
 cd "$here/.."
 claim_out
 step "Environment: 2 to 5 minutes the first time"
+also_needed="optuna matplotlib"
 source "$here/environment.sh"
 
 step "Corpus: a German-English grammar makes $train_pairs pairs: 15 seconds"

@@ -19,12 +19,15 @@ def main() -> None:
 
     # fairseq logs advice when it is imported, which would stand before our one line.
     logging.basicConfig(level=logging.WARNING)
+    from neuroprune_experiments.records import evaluation_rows, markdown, read_evaluations
     from neuroprune_fairseq.files.errors import refusing
-    from neuroprune_fairseq.files.results import format_table, read_records
 
-    records = [record for path in args.results for record in read_records(path)]
-    print(format_table(records))
+    records = [record for path in args.results for record in read_evaluations(path)]
+    print(markdown(evaluation_rows(records)))
     if args.picture:
+        from neuroprune_experiments import require
+
+        require("matplotlib")
         from neuroprune_experiments.figures import draw_overview
 
         with refusing(f"--picture {args.picture} cannot be written", OSError):

@@ -18,7 +18,7 @@ class Case:
 
 SAVE = r"save(/(\.neuroprune\.lock|crash\.pt))?"
 EPOCH = r"save(/(\.neuroprune\.lock|neuroprune\.jsonl))?"
-STUDY = r"study(/(\.lock|study\.journal))?"
+STUDY = r"study(/study\.db(-journal)?)?"
 LOCKS = r"(save|done)(/\.lock)?"
 TRAIN = "corpus --save-dir save --max-epoch 1"
 DSP = f"{TRAIN} --task translation_neuroprune --pruner dsp --criterion label_smoothed_cross_entropy"
@@ -121,7 +121,7 @@ CASES = [
             "empty": "is empty; .* adds to it",
             "list": "line 1 is no JSON object",
             "negative": "line 1 has -1 in 'bleu', which is not within 0 and 100",
-            "fields": "line 1 (lacks 'method'|has no name in 'label')",
+            "fields": "line 1 lacks '(method|label)'",
             "binary": "cannot be read as text",
         }.items()
     ),
@@ -138,15 +138,17 @@ CASES = [
     Case("frontier", "table good.jsonl -- --cpu", "table passes nothing on"),
     Case("frontier", f"{STUDIES} --method magic", "--method: invalid choice: 'magic'"),
     Case("frontier", f"{STUDIES} --trials 3", "not allowed with"),
-    Case("frontier", f"{STUDIES} --grid x=1", "'x' is no option of dsp; it has heads-to-keep"),
+    Case("frontier", f"{STUDIES} --grid x=1", "'x' is no flag of dsp; it has heads-to-keep"),
     Case("frontier", f"{STUDIES} --seeds 1,1", "'1,1' must be different numbers, as in 1,2,3"),
     Case("frontier", f"{STUDIES} --tolerance nan", "--tolerance: nan must be a number"),
     Case("frontier", f"{STUDIES} --scripts raw", "--scripts raw lacks finetune_baseline.sh"),
     Case("frontier", f"{STUDIES} --data nowhere", "--data nowhere: no such folder"),
     Case("frontier", f"{STUDIES} --pretrained system.pt", DAMAGED),
     Case("frontier", f"{STUDIES} --out file", "--out file cannot be made; name another folder"),
-    Case("frontier", f"{STUDIES} --storage no", "--storage cannot be opened", STUDY),
-    Case("frontier", STUDIES, "--out study cannot be written; the same", STUDY, disk=10),
+    Case("frontier", f"{STUDIES} --storage no", "--storage cannot be opened; name a data", STUDY),
+    Case("frontier", f"{STUDIES} --storage sqlite:///", "sqlite:/// would be lost with it", STUDY),
+    Case("frontier", f"{STUDIES} --storage :memory:", "--storage cannot be opened; name", STUDY),
+    Case("frontier", STUDIES, "--out study cannot be written, or its", STUDY, disk=10),
     Case("text", f"{TEXTS} --train-pref raw/unequal", "unequal.de has 2 lines but .* has 60; par"),
     Case("text", f"{TEXTS} --train-pref raw/none", "raw/none.de: no such file"),
     Case("text", f"{TEXTS} --valid-pref raw/void", "void.de: the file is empty"),

@@ -15,6 +15,7 @@ from fairseq_cli import train
 
 import neuroprune_fairseq
 from neuroprune_experiments import evaluation, figures
+from neuroprune_experiments.records import evaluation_rows, markdown, read_evaluations
 from neuroprune_fairseq.cli.user_dir import user_dir
 from neuroprune_fairseq.files import checkpoint, results
 from neuroprune_fairseq.files.models import load_model
@@ -120,7 +121,7 @@ def test_each_record_is_one_line_and_reading_returns_them_in_order(tmp_path):
     for record in records:
         results.append_line(path, record)
     assert len(path.read_text(encoding="utf-8").splitlines()) == 2
-    assert results.read_records(path) == records
+    assert read_evaluations(path) == records
 
 
 def test_a_full_disk_leaves_a_results_file_as_it_was(tmp_path):
@@ -154,7 +155,7 @@ RECORD = {
 
 def test_the_table_has_a_row_for_each_record_with_every_number():
     records = [{"label": "dense", **RECORD}, {"label": "p", "train_seconds": 12, **RECORD}]
-    lines = results.format_table(records).splitlines()
+    lines = markdown(evaluation_rows(records)).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[2] == ["dense", "35.43", "3 of 4", "0.250", "0.500", "0.400", "-", "9.0"]
     assert cells[3][6] == "12"

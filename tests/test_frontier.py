@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 
 import pytest
 
-from neuroprune_experiments.frontier import command, methods, records, table
-from neuroprune_experiments.frontier.front import hypervolume, pareto_mask
+from neuroprune_experiments import records
+from neuroprune_experiments.frontier import command, methods, table
+from neuroprune_experiments.frontier.table import hypervolume, pareto_mask
 
 
 def result(method="dsp", heads=36, bleu=30.0, valid=31.0, sparsity=0.3, seed=1, **settings):
@@ -65,8 +67,8 @@ def test_a_grid_is_the_product_of_its_axes_with_equal_values_joined():
         ("dsp", " ; ", "--grid has no runs"),
         ("dsp", "heads-to-keep=", "has no runs"),
         ("dsp", "heads-to-keep=,", "has no runs"),
-        ("dsp", "heads-to-keep", "must be OPTION=VALUE"),
-        ("dsp", "heads=36", "'heads' is no option of dsp; it has heads-to-keep"),
+        ("dsp", "heads-to-keep", "must be FLAG=VALUE"),
+        ("dsp", "heads=36", "'heads' is no flag of dsp; it has heads-to-keep"),
         ("dsp", "heads-to-keep=nan", "not a finite number"),
         ("dsp", "heads-to-keep=1;heads-to-keep=2", "names heads-to-keep twice"),
         ("dsp", "paper", "give values of heads-to-keep"),
@@ -79,30 +81,37 @@ def test_a_wrong_grid_ends_in_one_line(method, grid, message):
 
 def test_names_are_short_readable_and_different_for_different_settings_of_the_papers_grid():
     grid = methods.parse_grid("neuroprune", "paper")
-    names = {methods.run_name("neuroprune", setting, seed) for setting in grid for seed in (1, 2)}
+    names = {methods.Run("neuroprune", setting, seed).name for setting in grid for seed in (1, 2)}
     assert len(names) == 2 * len(grid)
     assert "neuroprune-a0.005-t0.2-b0.05-s1" in names
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
-def test_every_option_of_a_method_is_known_to_its_script_or_to_the_task(method):
+def test_every_flag_of_a_method_is_declared_by_its_task_or_criterion(method):
+    chosen = methods.METHODS[method]
+    assert {*chosen.search, *chosen.fixed} <= chosen.flags().keys()
+    assert all(flag.metadata.get("help") for flag in chosen.flags().values())
+    assert not {"lr", "source-lang", "label-smoothing", "update-freq"} & chosen.flags().keys()
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_the_script_of_every_method_is_there_and_takes_what_it_is_given(method):
     chosen = methods.METHODS[method]
     script = (command.SCRIPTS / chosen.script).read_text()
-    from neuroprune_fairseq.plugin.task import TranslationNeuropruneConfig
-
-    # Only finetune_neuroprune.sh passes flags of the task on without knowing them.
-    task = set(vars(TranslationNeuropruneConfig()))
-    for name in {*chosen.known, *chosen.fixed}:
-        declared = any(f"{kind} {name} " in script for kind in ("option", "required", "flag"))
-        passed_on = method == "neuroprune-target" and name.replace("-", "_") in task
-        assert declared or passed_on, name
+    given = {**dict.fromkeys(chosen.search, "1"), **chosen.fixed}
+    words = methods.script_options(methods.Run(method, given, 1))
+    for name in (word[2:] for word in words if word.startswith("--")):
+        assert re.search(rf"(option|required|flag) {name} ", script), name
 
 
-def test_a_flag_of_a_grid_is_given_without_a_value_or_not_at_all():
+def test_a_switch_of_a_grid_is_given_without_a_value_or_not_at_all():
     yes, no = methods.parse_grid("michel", "heads-to-keep=6;importance-recompute=yes,no")
     fixed = ["--method", "michel", "--heads-to-keep", "6"]
-    assert methods.script_options("michel", yes) == [*fixed, "--importance-recompute"]
-    assert methods.script_options("michel", no) == fixed
+    assert methods.script_options(methods.Run("michel", yes, 1)) == [
+        *fixed,
+        "--importance-recompute",
+    ]
+    assert methods.script_options(methods.Run("michel", no, 1)) == fixed
 
 
 # Fronts.
@@ -160,22 +169,22 @@ def test_the_reference_point_moves_the_volume():
 def test_a_damaged_results_file_is_named_with_its_line(tmp_path, text, message):
     path = tmp_path / "r.jsonl"
     path.write_text(text.replace("{good}", json.dumps(result())))
-    said = refusal(records.read_results, [path])
+    said = refusal(records.read_frontier, [path])
     assert message in said
     assert str(path) in said
 
 
 def test_a_missing_and_a_binary_file_are_refused(tmp_path):
-    assert "no such results file" in refusal(records.read_results, [tmp_path / "no"])
+    assert "no such results file" in refusal(records.read_frontier, [tmp_path / "no"])
     (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
-    assert "cannot be read as text" in refusal(records.read_results, [tmp_path / "b"])
-    assert "cannot be read as text" in refusal(records.read_results, [tmp_path])
+    assert "cannot be read as text" in refusal(records.read_frontier, [tmp_path / "b"])
+    assert "cannot be read as text" in refusal(records.read_frontier, [tmp_path])
 
 
 def test_records_of_several_files_are_joined(tmp_path):
     one = write(tmp_path / "1", [result(heads=12)])
     two = write(tmp_path / "2", [result(heads=24), result(heads=36)])
-    found = records.read_results([one, two])
+    found = records.read_frontier([one, two])
     assert [record["heads_kept"] for record in found] == [12, 24, 36]
 
 
@@ -193,7 +202,7 @@ def test_seeds_of_a_setting_are_averaged_before_the_selection():
     lines.append(result(valid=33, bleu=35, a="2"))
     [(_, chosen)] = table.best_by_heads(lines)
     assert chosen.settings == "a=2"
-    [joined] = records.candidates(lines[:2])
+    [joined] = table.candidates(lines[:2])
     assert (joined.valid_bleu, joined.bleu, joined.seeds) == (32, 31, 2)
     assert joined.bleu_spread == pytest.approx(2**0.5)
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
-import optuna
 import pytest
+import sqlalchemy
+from optuna.storages import fail_stale_trials
+from optuna.trial import TrialState
 from test_frontier import refusal
 
-from neuroprune_experiments.frontier import run_queue
-from neuroprune_experiments.frontier.methods import parse_grid
-from neuroprune_experiments.frontier.run_queue import Plan, Queue
-from neuroprune_experiments.frontier.runner import Experiment, RunFailedError
-from neuroprune_experiments.frontier.study import open_study
-from neuroprune_experiments.frontier.worker import Worker
+from neuroprune_experiments.frontier import storage
+from neuroprune_experiments.frontier.methods import Plan, Run, parse_grid
+from neuroprune_experiments.frontier.runner import Experiment, RunFailedError, try_lock
+from neuroprune_experiments.frontier.storage import open_study
+from neuroprune_experiments.frontier.sweep import Sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = {
@@ -52,13 +55,20 @@ class StandIn:
 
     def __call__(self, run, descriptor):
         time.sleep(self.seconds)
-        self.ran.append(run.key)
+        self.ran.append(run.name)
         if run.settings.get("heads-to-keep") in self.fails:
             raise RunFailedError("no such thing")
         return record(run)
 
     def stop(self):
         pass
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Whoever gives no sign of life for two seconds is dead."""
+    monkeypatch.setattr(storage, "HEARTBEAT", 1)
+    monkeypatch.setattr(storage, "GRACE", 2)
 
 
 @pytest.fixture
@@ -72,11 +82,20 @@ def study(tmp_path):
 
 
 @pytest.fixture
-def queue(study, tmp_path):
-    def make(grid="heads-to-keep=12,24,36", method="dsp", url=None, seeds=(1,), samples=0):
+def sweep(study, tmp_path):
+    def make(
+        grid="heads-to-keep=12,24,36",
+        method="dsp",
+        url=None,
+        seeds=(1,),
+        samples=0,
+        runner=None,
+        jobs=1,
+        out=tmp_path,
+    ):
         settings = parse_grid(method, grid) if not samples else ()
         plan = Plan(seeds, settings, samples, heads_total=108)
-        return Queue(study(method, url), method, tmp_path, plan)
+        return Sweep(study(method, url), method, out, plan, runner or StandIn(), jobs)
 
     return make
 
@@ -85,130 +104,208 @@ def results(folder):
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
-def work(queue, runner=None, jobs=1):
-    runner = runner or StandIn()
-    Worker(queue, runner, jobs).work()
-    return runner
+def work(one):
+    """Works; returns the names of what was run."""
+    one.work()
+    return one.runner.ran
 
 
-@pytest.mark.parametrize("database", [False, True])
-def test_every_setting_and_seed_runs_once_and_a_second_start_runs_nothing(
-    queue, tmp_path, database
-):
-    url = f"sqlite:///{tmp_path}/study.db" if database else None
-    first = work(queue(url=url, seeds=(1, 2)))
-    assert len(first.ran) == len(set(first.ran)) == 6
-    assert work(queue(url=url, seeds=(1, 2))).ran == []
-    found = {(line["settings"]["heads-to-keep"], line["seed"]) for line in results(tmp_path)}
-    assert found == {(heads, seed) for heads in ("12", "24", "36") for seed in (1, 2)}
-    assert len(results(tmp_path)) == 6
+def kill(one):
+    """A worker that was killed: it has taken its first run, and gave signs of life until now."""
+    one._queue_grid()
+    trial = one.study.ask()
+    one.study._storage.record_heartbeat(trial._trial_id)
+    return Run(one.method, trial.user_attrs["settings"], trial.user_attrs["seed"])
 
 
-def test_a_larger_grid_runs_only_what_is_new(queue):
-    work(queue())
-    ran = work(queue("heads-to-keep=12,24.0,36,48")).ran
-    assert [json.loads(key)[1] for key in ran] == [[["heads-to-keep", "48"]]]
+def test_every_setting_and_seed_runs_once_and_a_second_start_runs_nothing(sweep, tmp_path):
+    for url in (None, f"sqlite:///{tmp_path}/named.db"):
+        (tmp_path / "results.jsonl").unlink(missing_ok=True)
+        ran = work(sweep(url=url, seeds=(1, 2)))
+        assert len(ran) == len(set(ran)) == 6
+        assert work(sweep(url=url, seeds=(1, 2))) == []
+        found = {(line["settings"]["heads-to-keep"], line["seed"]) for line in results(tmp_path)}
+        assert found == {(heads, seed) for heads in ("12", "24", "36") for seed in (1, 2)}
+        assert len(results(tmp_path)) == 6
 
 
-def test_several_workers_of_several_threads_share_a_study_without_repeating(queue, tmp_path):
+def test_a_larger_grid_runs_only_what_is_new(sweep):
+    work(sweep())
+    assert work(sweep("heads-to-keep=12,24.0,36,48")) == ["dsp-heads48-s1"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_several_workers_share_a_study_without_repeating(sweep, tmp_path, jobs):
     grid = "heads-to-keep=" + ",".join(map(str, range(1, 13)))
-    workers = [(queue(grid), StandIn(0.02)) for _ in range(3)]
-    threads = [
-        threading.Thread(target=drain, args=(Worker(one, runner, 1),))
-        for one, runner in workers * 2
-    ]
+    workers = [sweep(grid, runner=StandIn(0.02), jobs=jobs) for _ in range(3)]
+    threads = [threading.Thread(target=worker.work) for worker in workers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    ran = [key for _, runner in workers for key in runner.ran]
+    ran = [name for worker in workers for name in worker.runner.ran]
     assert len(ran) == len(set(ran)) == 12
     assert len(results(tmp_path)) == 12
 
 
-def drain(worker):
-    """What one thread of a worker does, without its progress bar."""
-    while taken := worker.queue.take():
-        worker.queue.finish(taken, worker.runner(taken.run, taken.descriptor))
+WORKER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_frontier_run as t
+out, url = Path(sys.argv[1]), sys.argv[2]
+t.storage.HEARTBEAT, t.storage.GRACE = 1, 2
+out.mkdir()
+grid = [{{"heads-to-keep": str(heads)}} for heads in range(1, 10)]
+study = t.open_study(t.experiment(out), t.FACTS, url, "all")
+worker = t.Sweep(study, "dsp", out, t.Plan((1,), grid), t.StandIn(0.05))
+worker.work()
+print(*worker.runner.ran)
+"""
 
 
-def test_two_jobs_do_all_runs(queue):
-    assert len(work(queue(), StandIn(0.01), jobs=2).ran) == 3
+def test_three_workers_that_start_at_once_on_a_new_database_share_it(tmp_path):
+    """Each has a folder of its own; the results of all are in each of them."""
+    code, url = WORKER.format(tests=str(ROOT / "tests")), f"sqlite:///{tmp_path}/new.db"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path / f"out{number}", url],
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+            env=environment,
+        )
+        for number in range(3)
+    ]
+    said = [worker.communicate(timeout=120) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0], said
+    ran = [name for output, _ in said for name in output.splitlines()[-1].split() if "-s1" in name]
+    assert len(ran) == len(set(ran)) == 9
+    for number in range(3):
+        assert len(results(tmp_path / f"out{number}")) == 9
 
 
-def test_a_run_of_a_killed_worker_is_taken_again_at_once(queue, tmp_path):
-    dead = queue().take()
-    os.close(dead.descriptor)  # as the kernel does for a killed process
-    assert dead.run.key in work(queue()).ran
+def test_a_run_of_a_killed_worker_is_taken_again(sweep):
+    dead = kill(sweep())
+    assert work(sweep()) == ["dsp-heads24-s1", "dsp-heads36-s1", dead.name]
 
 
-def test_a_run_whose_training_outlived_its_worker_is_left_to_it(queue, tmp_path):
-    dead = queue().take()  # its lock is still held, as by a child process
-    assert dead.run.key not in work(queue()).ran
+def test_a_run_that_was_taken_in_the_moment_of_the_kill_is_taken_again(sweep):
+    one = sweep("heads-to-keep=12")
+    one._queue_grid()
+    one.study.ask()  # no sign of life at all
+    assert work(sweep("heads-to-keep=12")) == ["dsp-heads12-s1"]
+
+
+def test_a_run_whose_training_outlived_its_worker_is_left_to_it(sweep, tmp_path):
+    dead = kill(sweep())
+    descriptor = try_lock(tmp_path / dead.name / ".claim")  # as a child process holds it
+    assert dead.name not in work(sweep())
     assert len(results(tmp_path)) == 2
-    os.close(dead.descriptor)
-    assert work(queue()).ran == [dead.run.key]
+    os.close(descriptor)
+    assert work(sweep()) == [dead.name]
 
 
-def test_a_worker_on_another_machine_is_waited_for_until_it_gives_no_sign_of_life(queue):
-    away = queue().take()
-    away.trial.set_user_attr("host", "elsewhere:/somewhere")
-    os.close(away.descriptor)
-    assert away.run.key not in work(queue()).ran
-    away.trial.set_user_attr("alive", time.time() - run_queue.GRACE - 1)
-    assert work(queue()).ran == [away.run.key]
+def shift_heartbeats(one, hours):
+    with one.study._storage._backend.engine.begin() as connection:
+        text = f"UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '{hours} hours')"
+        connection.execute(sqlalchemy.text(text))
 
 
-def test_signs_of_life_are_given_for_the_runs_of_this_process(queue):
-    one = queue()
-    taken = one.take()
-    taken.trial.set_user_attr("alive", 0.0)
-    one.beat()
-    assert time.time() - one.study.trials[taken.trial.number].user_attrs["alive"] < 60
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_worker_with_a_wrong_clock_takes_no_run_that_is_under_way(sweep, hours):
+    """Heartbeats hours ago are what it sees of the others when its own clock is ahead."""
+    one, other = sweep("heads-to-keep=12"), sweep("heads-to-keep=12")
+    kill(one)
+    shift_heartbeats(one, hours)
+    fail_stale_trials(other.study)
+    assert [trial.state for trial in other.study.trials] == [TrialState.RUNNING]
+    time.sleep(storage.GRACE + 0.2)
+    shift_heartbeats(one, 1)  # it is alive
+    fail_stale_trials(other.study)
+    assert [trial.state for trial in other.study.trials] == [TrialState.RUNNING]
+    assert other.study.user_attrs == one.study.user_attrs
+    time.sleep(storage.GRACE + 0.2)
+    fail_stale_trials(other.study)  # now it stood still
+    assert [t.state for t in other.study.trials] == [TrialState.FAIL, TrialState.WAITING]
 
 
-def test_a_worker_taken_for_dead_still_hands_in_its_record(queue, tmp_path):
-    one = queue("heads-to-keep=12")
-    taken = one.take()
-    one.study.tell(taken.trial.number, state=optuna.trial.TrialState.FAIL)
-    one.finish(taken, record(taken.run))
+def test_a_worker_taken_for_dead_still_hands_in_its_record(sweep, tmp_path):
+    one = sweep("heads-to-keep=12")
+
+    class Slept(StandIn):
+        def __call__(self, run, descriptor):
+            one.study.tell(0, state=TrialState.FAIL)
+            return super().__call__(run, descriptor)
+
+    one.runner = Slept()
+    assert work(one) == ["dsp-heads12-s1"]
     assert len(results(tmp_path)) == 1
-    assert work(queue("heads-to-keep=12")).ran == []
+    assert work(sweep("heads-to-keep=12")) == []
 
 
-def test_a_line_that_a_kill_kept_from_the_file_is_added_at_the_next_start(queue, tmp_path):
-    work(queue())
+def test_of_two_trials_of_one_run_the_first_counts(sweep):
+    """Workers that start in the same moment may both queue a run."""
+    one = sweep()
+    for _ in range(2):
+        for run in one._wanted:
+            one._enqueue(run)
+    assert len(work(one)) == 3
+
+
+def test_a_line_that_a_kill_kept_from_the_file_is_added_at_the_next_start(sweep, tmp_path):
+    work(sweep())
     lines = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "results.jsonl").write_text(lines[0])
-    assert work(queue()).ran == []
+    assert work(sweep()) == []
     assert len(results(tmp_path)) == 3
 
 
-def test_a_failed_run_is_named_the_others_go_on_and_it_is_tried_at_the_next_start(queue, tmp_path):
-    said = refusal(work, queue(), StandIn(fails=("12",)))
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failed_run_is_named_the_others_go_on_and_it_is_tried_at_the_next_start(
+    sweep, tmp_path, jobs
+):
+    said = refusal(sweep(runner=StandIn(fails=("12",)), jobs=jobs).work)
     assert "1 runs failed, the last is dsp-heads12-s1: no such thing" in said
     assert len(results(tmp_path)) == 2
-    assert len(work(queue()).ran) == 1
+    assert len(work(sweep())) == 1
 
 
-def test_three_failures_in_a_row_end_a_worker(queue):
-    runner = StandIn(fails=("1", "2", "3", "4", "5"))
-    assert "3 runs failed" in refusal(work, queue("heads-to-keep=1,2,3,4,5"), runner)
-    assert len(runner.ran) == 3
+def test_three_failures_in_a_row_end_a_worker(sweep):
+    one = sweep("heads-to-keep=1,2,3,4,5", runner=StandIn(fails=("1", "2", "3", "4", "5")))
+    assert "3 runs failed" in refusal(one.work)
+    assert len(one.runner.ran) == 3
 
 
-def test_the_sampler_tries_so_many_different_settings_with_every_seed(queue, tmp_path):
-    work(queue(samples=5, seeds=(1, 2)))
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_error_of_our_own_in_a_run_is_raised(sweep, jobs):
+    class Broken(StandIn):
+        def __call__(self, run, descriptor):
+            raise KeyError("bug")
+
+    with pytest.raises(KeyError, match="bug"):
+        work(sweep(runner=Broken(), jobs=jobs))
+
+
+def test_the_sampler_tries_so_many_different_settings_with_every_seed(sweep, tmp_path):
+    work(sweep(samples=5, seeds=(1, 2)))
     found = [(json.dumps(line["settings"]), line["seed"]) for line in results(tmp_path)]
     assert len(found) == len(set(found)) == 10
     assert len({settings for settings, _ in found}) == 5
-    assert work(queue(samples=5, seeds=(1, 2))).ran == []
-    assert len(work(queue(samples=12)).ran) == 7  # past its random start, and beside a grid
+    assert work(sweep(samples=5, seeds=(1, 2))) == []
+    assert len(work(sweep(samples=12))) == 7  # past its random start, and beside a grid
 
 
-def test_the_sampler_stays_in_the_range_of_every_method_and_after_a_grid(queue, tmp_path):
-    work(queue("attn-penalty-weight=0.01", method="neuroprune"))
-    work(queue(method="neuroprune", samples=10))
+def test_a_sampled_run_of_a_killed_worker_is_taken_again(sweep, tmp_path):
+    one = sweep(samples=2)
+    trial = one.study.ask()
+    one._take(trial)
+    ran = work(sweep(samples=2))
+    assert len(ran) == 2 and Run("dsp", trial.user_attrs["settings"], 1).name in ran
+
+
+def test_the_sampler_stays_in_the_range_of_every_method_and_after_a_grid(sweep, tmp_path):
+    work(sweep("attn-penalty-weight=0.01", method="neuroprune"))
+    work(sweep(method="neuroprune", samples=10))
     sampled = [line["settings"] for line in results(tmp_path)][1:]
     assert len(sampled) == 10
     for settings in sampled:
@@ -219,7 +316,8 @@ def test_the_sampler_stays_in_the_range_of_every_method_and_after_a_grid(queue, 
 def test_sampling_ends_when_there_is_nothing_new(study, tmp_path):
     for method, most in (("dsp", 4), ("michel", 4)):
         plan = Plan((1,), (), 50, heads_total=most)
-        assert len(set(work(Queue(study(method), method, tmp_path, plan)).ran)) <= most
+        ran = work(Sweep(study(method), method, tmp_path, plan, StandIn()))
+        assert len(set(ran)) == len(ran) <= most
 
 
 # What the runs of a study have in common.
@@ -251,19 +349,19 @@ def test_other_methods_may_differ_in_epochs_and_flags_only(study):
 
 @pytest.mark.parametrize("url", ["nonsense", "postgresql+no://x/y", "sqlite:////no/such/x.db"])
 def test_a_storage_that_cannot_be_opened_is_refused(study, url):
-    assert "--storage cannot be opened" in refusal(study, url=url)
+    assert "--storage cannot be opened; name a database" in refusal(study, url=url)
 
 
-def test_half_a_line_that_a_full_disk_left_in_the_journal_is_cut(queue, tmp_path):
-    work(queue("heads-to-keep=12"))
-    with (tmp_path / "study.journal").open("a") as journal:
-        journal.write('{"op_code": 4, "half')
-    assert len(work(queue()).ran) == 2
-    assert work(queue()).ran == []
+MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true")
 
 
-def test_a_damaged_journal_is_refused(study, tmp_path):
+@pytest.mark.parametrize("url", [*MEMORY, ":memory:"])
+def test_a_storage_in_memory_is_refused(study, url):
+    said = refusal(study, url=url)
+    assert "--storage" in said and "sqlite:////PATH/study.db" in said
+
+
+def test_a_damaged_database_is_refused(study, tmp_path):
     study()
-    journal = tmp_path / "study.journal"
-    journal.write_text("not json\n" + journal.read_text())
-    assert "damaged" in refusal(study)
+    (tmp_path / "study.db").write_bytes(b"not a database" * 100)
+    assert "study.db is damaged" in refusal(study)

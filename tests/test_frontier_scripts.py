@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from test_frontier_run import ROOT, experiment, results
 
+from neuroprune_experiments.frontier.methods import Run
 from neuroprune_experiments.frontier.runner import (
-    Run,
     RunFailedError,
     ScriptRunner,
     StoppedError,
-    claim,
+    try_lock,
 )
 
 # The scripts.
@@ -62,7 +64,7 @@ def run_one(tmp_path, scripts, run=None, **changes):
     run = run or Run("dsp", {"heads-to-keep": "36", "lr": "0.001"}, 3)
     out = tmp_path / "out"
     runner = ScriptRunner(experiment(out, run.method, scripts=scripts, **changes))
-    descriptor = claim(out, run)
+    descriptor = try_lock(out / run.name / ".claim")
     try:
         return runner(run, descriptor)
     finally:
@@ -103,12 +105,13 @@ def test_stopping_ends_the_scripts(tmp_path, scripts):
     (tmp_path / "slow").touch()
     run, out = Run("l1", {"l1-penalty-weight": "1"}, 1), tmp_path / "out"
     runner = ScriptRunner(experiment(out, "l1", scripts=scripts))
-    descriptor = claim(out, run)
+    path = out / run.name / ".claim"
+    descriptor = try_lock(path)
     threading.Thread(target=stop_when_begun, args=(tmp_path, runner)).start()
     with pytest.raises(StoppedError):
         runner(run, descriptor)
     os.close(descriptor)
-    again = claim(out, run)  # free: no process of the script lives on with it
+    again = try_lock(path)  # free: no process of the script lives on with it
     assert again is not None
     os.close(again)
 
@@ -134,31 +137,50 @@ def pretrained(run_train, tmp_path):
 
 
 def start(*arguments, **options):
+    """The command; whoever gives no sign of life for three seconds is dead."""
+    code = "from neuroprune_experiments.frontier import command, storage\n"
+    code += "storage.HEARTBEAT, storage.GRACE = 1, 3\ncommand.main()"
     return subprocess.Popen(
-        [sys.executable, "-m", "neuroprune_experiments.frontier", "run", *map(str, arguments)],
+        [sys.executable, "-c", code, "run", *map(str, arguments)],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options},
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
 
 
 @pytest.mark.slow
-def test_a_killed_command_goes_on_and_repeats_nothing(tmp_path, scripts, corpus, pretrained):
+@pytest.mark.parametrize(
+    ("number", "jobs"), [(signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGKILL, 1)]
+)
+def test_a_killed_command_goes_on_and_repeats_nothing(
+    tmp_path, scripts, corpus, pretrained, number, jobs
+):
     (tmp_path / "slow").touch()
     arguments = ["--method", "dsp", "--grid", "heads-to-keep=36,54", "--epochs", "2"]
     arguments += ["--data", corpus, "--pretrained", pretrained, "--out", tmp_path / "out"]
-    arguments += ["--scripts", scripts]
+    arguments += ["--scripts", scripts, "--jobs", jobs]
     first = start(*arguments)
     while not (tmp_path / "began").exists():
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
-    first.send_signal(signal.SIGTERM)
+    first.send_signal(number)
     _, errors = first.communicate(timeout=60)
-    assert first.returncode == 130
-    assert errors.splitlines()[-1].endswith("stopped; the same command goes on from here")
+    assert first.returncode == (130 if number == signal.SIGTERM else -signal.SIGKILL)
+    if number == signal.SIGTERM:
+        assert errors.splitlines()[-1].endswith("stopped; the same command goes on from here")
+    else:  # its training lives on, and ends now
+        end_trainings(scripts)
 
     (tmp_path / "slow").unlink()
     output, errors = start(*arguments).communicate(timeout=120)
     assert "2 of 2 runs are in" in output, errors
-    assert "1 of 2 runs, about" in errors
+    assert jobs > 1 or "1 of 2 runs, about" in errors
     assert len(results(tmp_path / "out")) == 2
     assert calls(tmp_path).count("evaluate test") == 2
+
+
+def end_trainings(scripts):
+    """Kill what runs a script of the test's folder, with all that it started."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(scripts) in path.read_text():
+                os.killpg(int(path.parent.name), signal.SIGKILL)

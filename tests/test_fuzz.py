@@ -32,9 +32,14 @@ from parallel_text import has_text, pair_up, read_lines, write_lines  # noqa: E4
 
 from neuroprune_experiments.figures import draw_overview, plt  # noqa: E402
 from neuroprune_experiments.frontier.figures import draw_frontier, write_points  # noqa: E402
-from neuroprune_experiments.frontier.records import read_results  # noqa: E402
 from neuroprune_experiments.frontier.table import format_tables  # noqa: E402
-from neuroprune_fairseq.files.results import append_line, format_table, read_records  # noqa: E402
+from neuroprune_experiments.records import (  # noqa: E402
+    evaluation_rows,
+    markdown,
+    read_evaluations,
+    read_frontier,
+)
+from neuroprune_fairseq.files.results import append_line  # noqa: E402
 from neuroprune_fairseq.files.run_log import read_epochs, write_epoch  # noqa: E402
 
 EXAMPLES = int(os.environ.get("NEUROPRUNE_FUZZ_EXAMPLES", "0"))
@@ -215,7 +220,10 @@ def good_with(**changes) -> bytes:
 @example(good_with(heads_kept_per_module={}))
 @example(good_with(heads_kept_per_module={"layer": 1}))
 def test_a_results_file_makes_a_table_or_one_line(content):
-    check_results_file(content, read_records, lambda found, _: format_table(found).encode("utf-8"))
+    def table(found, _):
+        assert len(markdown(evaluation_rows(found)).encode().splitlines()) == len(found) + 2
+
+    check_results_file(content, read_evaluations, table)
 
 
 @fuzz
@@ -225,7 +233,7 @@ def test_a_results_file_makes_a_table_or_one_line(content):
 @example(good_with(total_sparsity=10**400))
 def test_a_results_file_of_a_frontier_makes_tables_or_one_line(content):
     def read(path):
-        return read_results([path])
+        return read_frontier([path])
 
     def points(found, folder):
         write_points(found, folder / "points.csv")

@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from neuroprune_experiments.report.facts import LEVELS, make_pattern, shares, take_facts
-from neuroprune_experiments.report.sources import labels_for, method_of, read_model
+from neuroprune_experiments.frontier.methods import method_of
+from neuroprune_experiments.report.command import labels_for
+from neuroprune_experiments.report.facts import (
+    LEVELS,
+    make_pattern,
+    read_model,
+    shares,
+    take_facts,
+)
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 from tests.report_models import make_model, prune_, write_checkpoint
 
@@ -39,7 +46,7 @@ def test_a_cell_is_blank_only_where_every_entry_is_zero_and_full_only_where_none
 def test_degrees_are_the_nonzero_entries_of_each_row():
     model, settings = make_model()
     prune_(model)
-    for block, found in zip(mlp_blocks(model), take_facts(model, settings, "m", "plain").mlps):
+    for block, found in zip(mlp_blocks(model), take_facts(model, settings, "m").mlps):
         for part, weight in zip(("fc1", "fc2"), block.prunable_weights):
             rows = [sum(1 for entry in row if entry != 0) for row in weight.tolist()]
             assert found.degrees[part].tolist() == rows
@@ -50,14 +57,14 @@ def test_rows_of_attention_patterns_are_input_dimensions():
     model, settings = make_model()
     block = attention_blocks(model)[0]
     block.q_proj.weight.data[:, 5] = 0.0
-    q, k, _ = take_facts(model, settings, "m", "plain").attention[0].patterns
+    q, k, _ = take_facts(model, settings, "m").attention[0].patterns
     assert not q.cells[5].any() and q.cells[4].all() and k.cells[5].all()
 
 
 def test_heads_that_are_gone_are_known_by_their_place():
     model, settings = make_model()
     prune_(model, heads=(0, 4))
-    found = take_facts(model, settings, "m", "plain")
+    found = take_facts(model, settings, "m")
     assert found.heads_total == 36 and found.heads_kept == 5 * 4
     assert found.attention[0].head_mask.tolist() == [False, True, True, True, False, True]
     assert found.attention[0].importance[0] == 0 and found.attention[0].importance[1] > 0
@@ -67,7 +74,7 @@ def test_heads_that_are_gone_are_known_by_their_place():
 def test_a_compact_checkpoint_shows_what_the_model_it_was_cut_from_shows(tmp_path):
     model, settings = make_model("dsp")
     prune_(model, (0, 1))
-    before = take_facts(model, settings, "before", "dsp")
+    before = take_facts(model, settings, "before")
     path = write_checkpoint(tmp_path / "small.pt", "dsp", pruned=(0, 1), is_compact=True)
     found, run = read_model(path, "small", 0.0)
     assert run is None and found.is_compact and found.method == "dsp"
@@ -123,12 +130,22 @@ def test_small_weights_count_as_zero(tmp_path):
             "neuroprune-proximal",
         ),
         ({"task": "translation_neuroprune", "target_sparsity": 0.7}, "neuroprune-target"),
-        ({"task": "translation_dsp", "dsp_mode": "joint"}, "dsp"),
-        ({"task": "translation_dsp", "dsp_mode": "pipelined"}, "dsp-pipelined"),
-        ({"task": "translation_voita"}, "voita"),
-        ({"task": "translation_michel"}, "michel"),
+        ({"pruner": "dsp", "dsp_mode": "joint"}, "dsp"),
+        ({"pruner": "dsp", "dsp_mode": "pipelined"}, "dsp-pipelined"),
+        ({"pruner": "voita"}, "voita"),
+        ({"pruner": "michel"}, "michel"),
         (
-            {"task": "translation_neuroprune", "criterion": "label_smoothed_cross_entropy_l1"},
+            {"pruner": "neuroprune", "l1_penalty_weight": 1e-4},
+            "l1",
+        ),
+        ({"task": "translation_neuroprune", "pruner": "dsp", "target_heads": 36}, "dsp"),
+        ({"task": "translation_neuroprune", "pruner": "michel", "target_heads": 36}, "michel"),
+        ({"task": "translation_neuroprune", "pruner": "none"}, "dense"),
+        (
+            {
+                "criterion": "label_smoothed_cross_entropy_neuroprune",
+                **{"l1_penalty_weight": 1e-4, "attn_penalty_weight": 0.0},
+            },
             "l1",
         ),
         ({}, "dense"),

@@ -58,7 +58,7 @@ def test_removals_of_a_module_are_averaged_over_models():
 
 
 def test_means_over_models_of_different_size_use_what_is_there():
-    mean, deviation = measures.mean_over_models([np.array([0.0, 1.0]), np.array([1.0])])
+    mean, deviation = measures.mean_over([np.array([0.0, 1.0]), np.array([1.0])])
     assert mean.tolist() == [0.5, 1.0]
     assert deviation.tolist() == [0.5, 0.0]
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from test_frontier import refusal, result
 
-from neuroprune_experiments.report import patterns
+from neuroprune_experiments.report import weights
 from neuroprune_experiments.report.command import FIGURES, main
-from neuroprune_experiments.report.sources import read_model
+from neuroprune_experiments.report.facts import read_model
 from tests.report_models import epoch_record, facts, write_checkpoint, write_lines
 
 XHTML = "{http://www.w3.org/1999/xhtml}"
@@ -241,7 +241,7 @@ def test_files_that_do_not_fit_get_one_line_and_leave_nothing(files, tmp_path):
         ([dense, "--pretrained", files / "small.pt"], "small.pt is compact: name the model from"),
         (["--run", tmp_path / "run"], "neuroprune.jsonl, line 1 is damaged"),
         (["--results", tmp_path / "bleu.jsonl"], "has no number in 'bleu'"),
-        (["--results", tmp_path / "slow.json"], "has no number in 'beam' in row 1"),
+        (["--results", tmp_path / "slow.json"], "has no number in 'best.1.beam'"),
     ):
         said = refusal(main, [*map(str, flags), "--out", str(tmp_path / "out")])
         assert message in said
@@ -251,7 +251,7 @@ def test_files_that_do_not_fit_get_one_line_and_leave_nothing(files, tmp_path):
 def test_big_models_leave_room_for_each_other(files):
     """Twelve models are drawn, and fewer where their patterns would fill the page."""
     small, _ = read_model(files / "dense" / "checkpoint_last.pt", "dense", 0.0)
-    assert len(patterns.shown_models([small] * 40)) == patterns.MOST_MODELS
+    assert len(weights.shown_models([small] * 40)) == weights.MOST_MODELS
     big = facts(small.attention * 100, small.mlps * 100)
-    shown = patterns.shown_models([big] * 40)
-    assert 1 <= len(shown) < patterns.MOST_MODELS
+    shown = weights.shown_models([big] * 40)
+    assert 1 <= len(shown) < weights.MOST_MODELS

@@ -90,12 +90,12 @@ GOOD = json.dumps(epoch_record(1, 3))
         ("", "is empty"),
         (f"{GOOD}\n{{half", "line 2 is damaged: it is no JSON"),
         (f"{GOOD}\n\n[1]", "line 3 is no JSON object"),
-        ('{"epoch": "1"}', "line 1 is no record of an epoch"),
+        ('{"epoch": "1"}', "line 1 has no whole number in 'epoch'"),
         ('{"epoch": 1, "heads_kept": "3"}', "line 1 has no number in 'heads_kept'"),
-        ('{"epoch": 1, "modules": [{"module": 3}]}', "line 1 has no list of attention modules"),
+        ('{"epoch": 1, "modules": [{"module": 3}]}', "line 1 has no text in 'modules.1.module'"),
         (
             '{"epoch": 1, "modules": [{"module": "a", "heads_kept": [], "replaced": {"x": 1}}]}',
-            "line 1 has no list of attention modules",
+            "line 1 has no head's number in 'modules.replaced'",
         ),
     ],
 )

@@ -14,8 +14,8 @@ import pytest
 from bad_input_commands import COMMANDS
 from bad_input_files import RECORD
 
+from neuroprune_experiments.records import evaluation_rows, markdown
 from neuroprune_fairseq.files.errors import OneLineParser, refuse
-from neuroprune_fairseq.files.results import format_table
 from neuroprune_fairseq.files.text import csv_cell, document, markdown_cell, printable
 
 # Clears the screen, moves back, turns the writing, ends a line in many ways, half a character.
@@ -44,7 +44,7 @@ def cells(line: str) -> list[str]:
 
 @pytest.mark.parametrize("label", ["a|b", r"a\|b", r"a\\|b", "a\nb", "| --- |", "a\r\n|c"])
 def test_a_label_stays_one_cell_of_one_row(label):
-    table = format_table([{**RECORD, "label": label}, {**RECORD, "label": "plain"}])
+    table = markdown(evaluation_rows([{**RECORD, "label": label}, {**RECORD, "label": "plain"}]))
     rows = table.split("\n")
     assert len(rows) == 4
     assert {len(cells(row)) for row in rows} == {8}

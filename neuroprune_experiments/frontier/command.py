@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from neuroprune_experiments.frontier.methods import METHODS, parse_grid
+from neuroprune_experiments import require
+from neuroprune_experiments.frontier.methods import METHODS, Plan, parse_grid
 from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
 
 PROG = "neuroprune-frontier"
@@ -18,13 +19,17 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 RUN_HELP = """\
 Fine-tune a pretrained checkpoint with many settings of one method and evaluate every model on
 the validation and the test set. Any number of workers may run the same command at once; a
-finished run is never repeated, and a run whose worker died is gone on with. In RUN_DIR:
-results.jsonl (one line per run), study.journal (Optuna's storage), a folder per run.
+finished run is never repeated, and a run whose worker died is gone on with after a minute. In
+RUN_DIR: results.jsonl (one line per run), study.db (Optuna's storage), a folder per run.
 What follows -- goes to the script finetune_*.sh, and what that does not know to fairseq-train."""
 
 GRID_HELP = """\
-settings to run: 'paper' (NeuroPrune's 6 x 2 x 16), or values for each option, as in
+settings to run: 'paper' (NeuroPrune's 6 x 2 x 16), or values for each flag, as in
 'attn-penalty-weight=1e-4,1e-3;head-distance-threshold=0.2,0.3'"""
+
+STORAGE_HELP = """\
+Optuna's database for workers without a common file system, such as postgresql://HOST/NAME
+(default: study.db in RUN_DIR, which is SQLite: all workers must see RUN_DIR)"""
 
 
 def _number(kind: Callable, low: float, high: float, text: str) -> Callable[[str], float]:
@@ -42,9 +47,6 @@ def _number(kind: Callable, low: float, high: float, text: str) -> Callable[[str
     return parse
 
 
-_count = _number(int, 1, 10**9, "a whole number above 0")
-
-
 def _list_of(kind: Callable[[str], float]) -> Callable[[str], list]:
     def parse(value: str) -> list:
         found = [kind(part) for part in value.split(",") if part.strip()]
@@ -55,6 +57,13 @@ def _list_of(kind: Callable[[str], float]) -> Callable[[str], list]:
     return parse
 
 
+_COUNT = _number(int, 1, 10**9, "a whole number above 0")
+_SEEDS = _list_of(_number(int, 0, 2**31, "a whole number of at least 0"))
+_TOLERANCE = _number(float, 0.0, 1e9, "a number of at least 0")
+_BANDS = _list_of(_number(float, 0, 100, "a BLEU between 0 and 100"))
+_HEADS = _list_of(_number(int, 0, 10**9, "a number of heads"))
+
+
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--method", required=True, choices=[*METHODS], metavar="NAME", help=", ".join(METHODS))
@@ -63,30 +72,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, type=Path, metavar="RUN_DIR", help="made where missing")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--grid", metavar="GRID", help=GRID_HELP)
-    which.add_argument(
-        "--trials",
-        type=_count,
-        metavar="N",
-        help="let a multi-objective sampler choose N settings in all (validation BLEU, heads "
-        "kept, sparsity)",
-    )
-    seeds = _list_of(_number(int, 0, 2**31, "a whole number of at least 0"))
-    add("--seeds", type=seeds, default=[1], metavar="N,N", help="every setting with each (1)")
-    add("--epochs", type=_count, default=15, metavar="N", help="length of a training (15)")
-    add(
-        "--tolerance",
-        type=_number(float, 0.0, 1e9, "a number of at least 0"),
-        default=1e-3,
-        metavar="T",
-        help="weights with |w| < T are zeroed before a model is measured and translates (1e-3)",
-    )
-    add("--jobs", type=_count, default=1, metavar="N", help="runs at a time (1)")
-    add(
-        "--storage",
-        metavar="URL",
-        help="Optuna's database for workers without a common file system, such as "
-        "postgresql://HOST/NAME (default: study.journal in RUN_DIR)",
-    )
+    trials = "let a multi-objective sampler choose N settings in all (validation BLEU, heads kept, "
+    which.add_argument("--trials", type=_COUNT, metavar="N", help=trials + "sparsity)")
+    add("--seeds", type=_SEEDS, default=[1], metavar="N,N", help="every setting with each (1)")
+    add("--epochs", type=_COUNT, default=15, metavar="N", help="length of a training (15)")
+    tolerance = "weights with |w| < T are zeroed before a model is measured and translates (1e-3)"
+    add("--tolerance", type=_TOLERANCE, default=1e-3, metavar="T", help=tolerance)
+    add("--jobs", type=_COUNT, default=1, metavar="N", help="runs at a time (1)")
+    add("--storage", metavar="URL", help=STORAGE_HELP)
     add("--study", metavar="NAME", help="name in the storage (default: RUN_DIR's name)")
     add("--scripts", type=Path, default=SCRIPTS, metavar="DIR", help="folder of finetune_*.sh")
 
@@ -105,30 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("results", nargs="+", metavar="RESULTS", help="results.jsonl of a study")
     plot.add_argument("--out", required=True, metavar="PREFIX", help="PREFIX.png, .svg and .csv")
     plot.add_argument("--overwrite", action="store_true", help="replace them if they exist")
-    plot.add_argument(
-        "--bands",
-        type=_list_of(_number(float, 0, 100, "a BLEU between 0 and 100")),
-        metavar="BLEU,BLEU",
-        help="edges of the validation BLEU bands (default: three, from 80 %% of the best up)",
-    )
+    edges = "edges of the validation BLEU bands (default: three, from 80 %% of the best up)"
+    plot.add_argument("--bands", type=_BANDS, default=[], metavar="BLEU,BLEU", help=edges)
     table = commands.add_parser("table", help="best BLEU by number of heads; hypervolumes")
     table.set_defaults(action=_table)
     table.add_argument("results", nargs="+", metavar="RESULTS", help="results.jsonl of a study")
-    table.add_argument(
-        "--at-most",
-        type=_list_of(_number(int, 0, 10**9, "a number of heads")),
-        default=[],
-        metavar="HEADS,HEADS",
-        help="a row for each of these, a method's best run with at most so many heads "
-        "(default: every number that occurs)",
-    )
+    rows = "a row for each of these, a method's best run with at most so many heads (default: "
+    rows += "every number that occurs)"
+    table.add_argument("--at-most", type=_HEADS, default=[], metavar="HEADS,HEADS", help=rows)
     return parser
-
-
-def _check_scripts(folder: Path, method: str) -> None:
-    for name in (METHODS[method].script, "evaluate.sh"):
-        if not (folder / name).is_file():
-            refuse(f"--scripts {folder} lacks {name}; name the checkout's folder scripts")
 
 
 def _make_folder(out: Path) -> None:
@@ -140,12 +118,16 @@ def _make_folder(out: Path) -> None:
 
 def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
     grid = parse_grid(args.method, args.grid) if args.grid is not None else []
-    _check_scripts(args.scripts, args.method)
+    for name in (METHODS[args.method].script, "evaluate.sh"):
+        if not (args.scripts / name).is_file():
+            refuse(f"--scripts {args.scripts} lacks {name}; name the checkout's folder scripts")
     # After the command line, since this takes seconds.
-    from neuroprune_experiments.frontier.run_queue import Plan, Queue
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
     from neuroprune_experiments.frontier.runner import Experiment, ScriptRunner
-    from neuroprune_experiments.frontier.study import experiment_facts, open_study
-    from neuroprune_experiments.frontier.worker import Worker
+    from neuroprune_experiments.frontier.storage import experiment_facts, open_study
+    from neuroprune_experiments.frontier.sweep import Sweep
     from neuroprune_fairseq.files.checkpoint import model_flags, read_checkpoint
     from neuroprune_fairseq.files.models import model_of
     from neuroprune_fairseq.method.sparsity import measure
@@ -162,13 +144,13 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
     )
     facts = experiment_facts(experiment, architecture)
     plan = Plan(args.seeds, grid, args.trials or 0, heads_total)
+    lost = f"--out {args.out} cannot be written; the same command goes on"
     try:
-        with refusing(f"--out {args.out} cannot be written; the same command goes on", OSError):
-            study = open_study(
-                experiment, facts, args.storage, args.study or args.out.resolve().name
-            )
-            queue = Queue(study, args.method, args.out, plan)
-            Worker(queue, ScriptRunner(experiment, args.jobs), args.jobs).work()
+        with refusing(lost, OSError, SQLAlchemyError, StorageInternalError):
+            name = args.study or args.out.resolve().name
+            study = open_study(experiment, facts, args.storage, name)
+            runner = ScriptRunner(experiment, args.jobs)
+            Sweep(study, args.method, args.out, plan, runner, args.jobs).work()
     except KeyboardInterrupt:
         print(f"{PROG}: stopped; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
@@ -176,11 +158,11 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
 
 def _plot(args: argparse.Namespace, flags: Sequence[str]) -> None:
     from neuroprune_experiments.frontier.figures import draw_frontier, write_points
-    from neuroprune_experiments.frontier.records import read_results
+    from neuroprune_experiments.records import read_frontier
 
-    if args.bands and len(args.bands) < 2:
+    if len(args.bands) == 1:
         refuse("--bands needs at least two edges, as in --bands 30,32,34")
-    records = read_results(args.results)
+    records = read_frontier(args.results)
     targets = [Path(f"{args.out}.{suffix}") for suffix in ("png", "svg", "csv")]
     folder = targets[0].parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -188,17 +170,16 @@ def _plot(args: argparse.Namespace, flags: Sequence[str]) -> None:
     taken = [str(path) for path in targets if path.exists()]
     if taken and not args.overwrite:
         refuse(f"--out {args.out}: {taken[0]} exists; --overwrite replaces it")
-    edges = sorted(args.bands or [])
     with refusing(f"--out {args.out} cannot be written; make room or name another", OSError):
-        print("Picture:", *draw_frontier(records, args.out, edges))
-        print("Points:", write_points(records, targets[2], edges))
+        print("Picture:", *draw_frontier(records, args.out, sorted(args.bands)))
+        print("Points:", write_points(records, targets[2], sorted(args.bands)))
 
 
 def _table(args: argparse.Namespace, flags: Sequence[str]) -> None:
-    from neuroprune_experiments.frontier.records import read_results
     from neuroprune_experiments.frontier.table import format_tables
+    from neuroprune_experiments.records import read_frontier
 
-    print(format_tables(read_results(args.results), args.at_most))
+    print(format_tables(read_frontier(args.results), args.at_most))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -218,4 +199,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if flags and args.command != "run":
         parser.error(f"{args.command} passes nothing on: drop what follows --")
+    require("optuna", "matplotlib")
     args.action(args, flags)

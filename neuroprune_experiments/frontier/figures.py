@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -15,9 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from neuroprune_experiments.figures import COLOURS, plt, save_figure
-from neuroprune_experiments.frontier.records import methods_in, settings_text
-from neuroprune_fairseq.files.atomic import replacing
-from neuroprune_fairseq.files.text import csv_cell
+from neuroprune_experiments.frontier.table import methods_in, settings_text
+from neuroprune_experiments.records import write_csv
 
 # The same method looks the same in every picture; unknown ones take what is left.
 STYLES = {
@@ -37,15 +36,17 @@ WIDTH, FONT_SIZE = 7.2, 12
 # A model that lost more than a fifth of the best BLEU is on nobody's frontier.
 LOWEST_BAND = 0.8
 
-Record = dict[str, Any]
+Record = dict[str, Any]  # records.FrontierRecord
+
+
+def _column(records: Sequence[Record], name: str) -> list[Any]:
+    return [record[name] for record in records]
 
 
 def method_styles(records: Sequence[Record]) -> dict[str, tuple[str, str]]:
     """Marker and line style of every method in the records."""
     spare = iter(SPARE_MARKERS * len(records))
-    there = methods_in(records)
-    names = [name for name in STYLES if name in there]
-    names += [name for name in there if name not in STYLES]
+    names = sorted(methods_in(records), key=lambda name: [*STYLES, name].index(name))
     return {name: STYLES.get(name) or (next(spare), ":") for name in names}
 
 
@@ -56,19 +57,20 @@ def band_edges(records: Sequence[Record], edges: Sequence[float] = ()) -> list[f
         records: at least one.
         edges: what the user wants; empty: round numbers, three or so bands up to the best.
     """
-    if edges:
-        return list(edges)
-    best = max(record["valid_bleu"] for record in records)
-    return [float(edge) for edge in MaxNLocator(3).tick_values(LOWEST_BAND * best, best)]
+    best = max(_column(records, "valid_bleu"))
+    return list(edges) or MaxNLocator(3).tick_values(LOWEST_BAND * best, best).tolist()
 
 
 def band_of(record: Record, edges: Sequence[float]) -> int | None:
     """The number of a record's band, None outside all; the last one includes its end."""
-    bleu = record["valid_bleu"]
-    for number, (low, high) in enumerate(zip(edges, edges[1:])):
-        if low <= bleu < high or bleu == high == edges[-1]:
-            return number
-    return None
+    bleu, last = record["valid_bleu"], len(edges) - 2
+    band = last if bleu == edges[-1] else int(np.searchsorted(edges, bleu, side="right")) - 1
+    return band if 0 <= band <= last else None
+
+
+def band_text(edges: Sequence[float], band: int, dash: str = "–") -> str:
+    """What a band is called."""
+    return f"{edges[band]:g}{dash}{edges[band + 1]:g}"
 
 
 def upper_hull(records: Sequence[Record]) -> list[Record]:
@@ -77,24 +79,22 @@ def upper_hull(records: Sequence[Record]) -> list[Record]:
     Returns:
         From the fewest heads to the most; one record for each number of heads.
     """
-    best: dict[int, Record] = {}
-    for record in records:
-        heads = record["heads_kept"]
-        if heads not in best or record["total_sparsity"] > best[heads]["total_sparsity"]:
-            best[heads] = record
+    ordered = sorted(records, key=lambda record: record["total_sparsity"])
+    best = {record["heads_kept"]: record for record in ordered}  # the sparsest stays
     hull: list[Record] = []
-    for record in (best[heads] for heads in sorted(best)):
-        while len(hull) > 1 and _turn(hull[-2], hull[-1], record) > 1e-9:
+    for heads in sorted(best):
+        while len(hull) > 1 and _is_below(hull[-2], hull[-1], best[heads]):
             hull.pop()
-        hull.append(record)
+        hull.append(best[heads])
     return hull
 
 
-def _turn(first: Record, second: Record, third: Record) -> float:
-    """Above 0 where the second lies below the line from the first to the third."""
-    x = [record["heads_kept"] for record in (first, second, third)]
-    y = [record["total_sparsity"] for record in (first, second, third)]
-    return (x[1] - x[0]) * (y[2] - y[0]) - (y[1] - y[0]) * (x[2] - x[0])
+def _is_below(first: Record, second: Record, third: Record) -> bool:
+    """Whether the second lies below the line from the first to the third."""
+    (x0, y0), (x1, y1), (x2, y2) = (
+        (record["heads_kept"], record["total_sparsity"]) for record in (first, second, third)
+    )
+    return (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0) > 1e-9
 
 
 def band_fronts(
@@ -111,8 +111,7 @@ def band_fronts(
     """
     groups: dict[tuple[str, int], list[Record]] = {}
     for record in records:
-        band = band_of(record, edges)
-        if band is not None:
+        if (band := band_of(record, edges)) is not None:
             groups.setdefault((record["method"], band), []).append(record)
     return {key: upper_hull(group) for key, group in groups.items()}
 
@@ -128,21 +127,15 @@ def _marker_size(marker: str, size: float) -> float:
 
 def _plot_bleu(figure: Figure, axes: Axes, records: Sequence[Record], styles: dict) -> None:
     """BLEU against heads kept; the marker is the method, the colour the sparsity."""
-    highest = max(record["total_sparsity"] for record in records)
-    norm = Normalize(0, max(highest, 0.05))
+    norm = Normalize(0, max(0.05, *_column(records, "total_sparsity")))
+    look = {"cmap": "cividis_r", "norm": norm, "linewidths": 0.8, "edgecolors": "black"}
     for method, (marker, _) in styles.items():
         own = [record for record in records if record["method"] == method]
-        axes.scatter(
-            [record["heads_kept"] for record in own],
-            [record["bleu"] for record in own],
-            c=[record["total_sparsity"] for record in own],
-            **{"cmap": "cividis_r", "norm": norm, "marker": marker, "linewidths": 0.8},
-            **{"s": _marker_size(marker, 55), "edgecolors": "black"},
-        )
+        x, y, colour = (_column(own, name) for name in ("heads_kept", "bleu", "total_sparsity"))
+        axes.scatter(x, y, c=colour, marker=marker, s=_marker_size(marker, 55), **look)
     axes.set_ylabel("BLEU (test)")
-    mappable = ScalarMappable(norm, "cividis_r")
     place = axes.inset_axes((0.02, 1.05, 0.96, 0.05))
-    bar = figure.colorbar(mappable, cax=place, orientation="horizontal")
+    bar = figure.colorbar(ScalarMappable(norm, "cividis_r"), cax=place, orientation="horizontal")
     bar.set_label("sparsity")
     bar.ax.xaxis.set_major_locator(MaxNLocator(5))
     bar.ax.xaxis.set_ticks_position("top")
@@ -151,32 +144,28 @@ def _plot_bleu(figure: Figure, axes: Axes, records: Sequence[Record], styles: di
 
 def _plot_fronts(axes: Axes, records: Sequence[Record], styles: dict, edges: list[float]) -> None:
     """Heads kept against sparsity: a curve for each method and band; other runs are faint."""
-    fronts = band_fronts(records, edges)
     for record in records:
-        band = band_of(record, edges)
-        if band is not None:
-            marker, colour = styles[record["method"]][0], _band_colour(edges, band)
-            place = (record["heads_kept"], record["total_sparsity"])
-            axes.plot(*place, marker, color=colour, alpha=0.25, markersize=4, markeredgewidth=0)
+        if (band := band_of(record, edges)) is not None:
+            style = {"marker": styles[record["method"]][0], "color": _band_colour(edges, band)}
+            place = ([record["heads_kept"]], [record["total_sparsity"]])
+            axes.plot(*place, **style, alpha=0.25, markersize=4, markeredgewidth=0)
+    fronts = band_fronts(records, edges)
     for (method, band), front in fronts.items():
         marker, line = styles[method]
+        style = {"marker": marker, "linestyle": line, "color": _band_colour(edges, band)}
         axes.plot(
-            [record["heads_kept"] for record in front],
-            [record["total_sparsity"] for record in front],
-            **{"marker": marker, "linestyle": line, "color": _band_colour(edges, band)},
-            **{"markersize": _marker_size(marker, 6.5), "markeredgecolor": "black"},
+            *(_column(front, "heads_kept"), _column(front, "total_sparsity")),
+            **{**style, "markersize": _marker_size(marker, 6.5), "markeredgecolor": "black"},
             **{"markeredgewidth": 0.6, "linewidth": 1.8},
         )
     bands = sorted({band for _, band in fronts}, reverse=True)
-    handles = [Line2D([], [], color=_band_colour(edges, band), linewidth=4) for band in bands]
-    labels = [f"{edges[band]:g}–{edges[band + 1]:g}" for band in bands]
     if bands:
-        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
-        spacing = {"handlelength": 1.0, "columnspacing": 1.0, "labelspacing": 0.25}
         axes.legend(
-            *(handles, labels),
-            **{"title": "BLEU (validation)", "title_fontsize": _small(), "frameon": False},
-            **{**place, **spacing, "fontsize": _small()},
+            [Line2D([], [], color=_band_colour(edges, band), linewidth=4) for band in bands],
+            [band_text(edges, band) for band in bands],
+            **{"title": "BLEU (validation)", "title_fontsize": _small(), "fontsize": _small()},
+            **{"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2, "frameon": False},
+            **{"handlelength": 1.0, "columnspacing": 1.0, "labelspacing": 0.25},
         )
     axes.set_ylabel("sparsity")
 
@@ -187,8 +176,7 @@ def _small() -> float:
 
 
 def _finish(axes: Axes, records: Sequence[Record]) -> None:
-    axes.set_xlabel("heads kept")
-    axes.set_xlim(-3, max(record["heads_total"] for record in records) + 3)
+    axes.set(xlabel="heads kept", xlim=(-3, max(_column(records, "heads_total")) + 3))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
@@ -210,13 +198,13 @@ def frontier_panels(
     """The two halves of Figure 6, each to be drawn on a figure of its own.
 
     Args:
-        records: as :func:`.frontier.records.read_results` returns them.
+        records: as :func:`neuroprune_experiments.records.read_frontier` returns them.
         edges: of the BLEU bands; empty: chosen here.
 
     Returns:
         By what a half shows, what draws it.
     """
-    styles = method_styles(records)
+    styles, bands = method_styles(records), band_edges(records, edges)
 
     def draw(plot: Callable[[Figure, Axes], None]) -> Callable[[Figure], None]:
         def draw_on(figure: Figure) -> None:
@@ -227,7 +215,6 @@ def frontier_panels(
 
         return draw_on
 
-    bands = band_edges(records, edges)
     return {
         "BLEU against heads kept": draw(lambda f, axes: _plot_bleu(f, axes, records, styles)),
         "Sparsity against heads kept, for models of about equal BLEU": draw(
@@ -242,18 +229,17 @@ def draw_frontier(
     """Draw Figure 6 of the paper.
 
     Args:
-        records: as :func:`.frontier.records.read_results` returns them.
+        records, edges: as for :func:`frontier_panels`.
         stem: path of the picture without its suffix.
-        edges: of the BLEU bands; empty: chosen here.
 
     Returns:
         The paths of the PNG and the SVG.
     """
     styles = method_styles(records)
+    size = (WIDTH, 3.5 + 0.25 * -(-len(styles) // 4))
     with plt.rc_context({"font.size": FONT_SIZE}):
-        rows = -(-len(styles) // 4)
         figure, (left, right) = plt.subplots(
-            1, 2, figsize=(WIDTH, 3.5 + 0.25 * rows), width_ratios=(1.1, 1), layout="constrained"
+            1, 2, figsize=size, width_ratios=(1.1, 1), layout="constrained"
         )
         _plot_bleu(figure, left, records, styles)
         _plot_fronts(right, records, styles, band_edges(records, edges))
@@ -264,22 +250,15 @@ def draw_frontier(
 
 
 def write_points(records: Sequence[Record], path: Path, edges: Sequence[float] = ()) -> Path:
-    """Write what the picture shows as CSV, one line a run.
-
-    Returns:
-        ``path``.
-    """
+    """Write what the picture shows as CSV, one line a run; returns ``path``."""
     edges = band_edges(records, edges)
     on_front = {id(record) for front in band_fronts(records, edges).values() for record in front}
     columns = "method seed heads_kept heads_total bleu valid_bleu total_sparsity attn_sparsity"
     columns = f"{columns} mlp_sparsity train_seconds".split()
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*columns, "settings", "valid_bleu_band", "on_front_of_band"])
-        for record in records:
-            band = band_of(record, edges)
-            text = "" if band is None else f"{edges[band]:g}-{edges[band + 1]:g}"
-            row = [record.get(column, "") for column in columns]
-            row += [settings_text(record), text, int(id(record) in on_front)]
-            writer.writerow(map(csv_cell, row))
-    return path
+    rows = [[*columns, "settings", "valid_bleu_band", "on_front_of_band"]]
+    for record in records:
+        band = band_of(record, edges)
+        text = "" if band is None else band_text(edges, band, "-")
+        cells = [record.get(column, "") for column in columns]
+        rows.append([*cells, settings_text(record), text, int(id(record) in on_front)])
+    return write_csv(path, rows)

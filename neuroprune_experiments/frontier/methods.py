@@ -1,42 +1,20 @@
-"""The methods that can be searched: their options, their grids, and how a setting is named."""
+"""The methods that can be searched: what trains them, their grids, how a setting is named."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
 
 from neuroprune_fairseq.files.errors import refuse
 
-Settings = dict[str, str]  # option of the script, without "--" -> value, in canonical form
+Settings = dict[str, str]  # flag of fairseq-train, without "--" -> value, in canonical form
 
-# What every script understands and a grid may vary, too.
-COMMON_OPTIONS = ("lr", "warmup-updates", "dropout", "max-tokens")
-
-# Paper, section 5: alpha x beta x theta, 6 x 2 x 16 runs.
-PAPER_GRID = (
-    "attn-penalty-weight=0.005,0.01,0.05,0.1,0.25,0.5;mlp-penalty-weight=0.05,0.1;"
-    "head-distance-threshold=" + ",".join(f"{step / 50:.2f}" for step in range(5, 21))
-)
-
-# Options as they appear in folder names; others appear in full.
-SHORT_NAMES = {
-    "attn-penalty-weight": "a",
-    "mlp-penalty-weight": "b",
-    "head-distance-threshold": "t",
-    "heads-to-keep": "heads",
-    "target-heads": "heads",
-    "target-sparsity": "sparsity",
-    "l0-penalty-weight": "l0",
-    "l1-penalty-weight": "l1",
-    "cooldown-updates": "cooldown",
-    "prune-updates": "updates",
-    "prune-steps": "steps",
-    "penalty-solver": "",
-    "warmup-updates": "warmup",
-}
+# fairseq's flags that a grid may vary, too.
+COMMON_FLAGS = ("lr", "warmup-updates", "dropout", "max-tokens")
 
 
 @dataclass(frozen=True)
@@ -49,99 +27,122 @@ class Range:
     whole: bool = False
 
 
+HEADS = Range(1, None, whole=True)
+THRESHOLD = Range(0.1, 0.4)
+# Paper, section 5: alpha x beta x theta, 6 x 2 x 16 runs.
+PAPER_GRID = (
+    "attn-penalty-weight=0.005,0.01,0.05,0.1,0.25,0.5;mlp-penalty-weight=0.05,0.1;"
+    "head-distance-threshold=" + ",".join(f"{step / 50:.2f}" for step in range(5, 21))
+)
+
+
 @dataclass(frozen=True)
 class Method:
-    """How one method is trained.
+    """A pruner with some of its flags fixed and some searched."""
 
-    Example:
-        ``dsp`` is ``finetune_baseline.sh --method dsp --dsp-mode joint`` with the searched
-        option ``--heads-to-keep``, and understands ``--cooldown-updates`` and more.
-    """
-
-    script: str
+    pruner: str
     search: Mapping[str, Range]
     fixed: Mapping[str, str] = field(default_factory=dict)
-    options: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()  # options that take no value; "yes" and "no" in a grid
     paper_grid: str = ""
 
     @property
-    def known(self) -> tuple[str, ...]:
-        """Every option that a grid may name."""
-        return (*self.search, *self.options, *self.flags, *COMMON_OPTIONS)
+    def script(self) -> str:
+        """The recipe that fine-tunes with it."""
+        return f"finetune_{'neuroprune' if self.pruner == 'neuroprune' else 'baseline'}.sh"
+
+    def flags(self) -> dict[str, Field]:
+        """The fields of its flags, by flag without "--", aliases among them."""
+        from neuroprune_fairseq.pruners import dsp, michel, neuroprune, penalties, voita
+
+        groups = {
+            "neuroprune": (neuroprune.NeuroPruneFlags, penalties.PenaltyFlags),
+            "dsp": (dsp.DspFlags,),
+            "voita": (voita.VoitaFlags,),
+            "michel": (michel.MichelFlags,),
+            "l1": (penalties.PenaltyFlags,),
+        }
+        found: dict[str, Field] = {}
+        for each in (each for group in groups[self.pruner] for each in fields(group)):
+            for flag in (f"--{each.name}", each.metadata.get("argparse_alias")):
+                if flag:
+                    found[flag.removeprefix("--").replace("_", "-")] = each
+        return found
 
 
 def _dsp(mode: str) -> Method:
-    options = ("score-lr", "score-clip-ratio", "cooldown-updates")
-    fixed = {"method": "dsp", "dsp-mode": mode}
-    return Method("finetune_baseline.sh", {"heads-to-keep": _HEADS}, fixed, options)
+    return Method("dsp", {"heads-to-keep": HEADS}, {"dsp-mode": mode})
 
-
-_HEADS = Range(1, None, whole=True)
-_PENALTIES = {
-    "attn-penalty-weight": Range(1e-4, 0.5, log=True),
-    "mlp-penalty-weight": Range(1e-3, 0.5, log=True),
-}
-_THRESHOLD = {"head-distance-threshold": Range(0.1, 0.4)}
-_PRUNING_OPTIONS = ("near-zero", "head-merge")
-_PENALTY_OPTIONS = ("penalty-solver", *_PRUNING_OPTIONS)
 
 METHODS: dict[str, Method] = {
     "neuroprune": Method(
-        "finetune_neuroprune.sh",
-        {**_PENALTIES, **_THRESHOLD},
-        options=_PENALTY_OPTIONS,
+        "neuroprune",
+        {
+            "attn-penalty-weight": Range(1e-4, 0.5, log=True),
+            "mlp-penalty-weight": Range(1e-3, 0.5, log=True),
+            "head-distance-threshold": THRESHOLD,
+        },
         paper_grid=PAPER_GRID,
     ),
     # Its steps are not divided by Adam's second moment: other weights fit than above.
     "neuroprune-proximal": Method(
-        "finetune_neuroprune.sh",
+        "neuroprune",
         {
             "attn-penalty-weight": Range(0.03, 3.0, log=True),
             "mlp-penalty-weight": Range(0.3, 100.0, log=True),
-            **_THRESHOLD,
+            "head-distance-threshold": THRESHOLD,
         },
         {"penalty-solver": "proximal"},
-        _PRUNING_OPTIONS,
     ),
     # The controller finds the penalties' strength and the threshold by itself.
     "neuroprune-target": Method(
-        "finetune_neuroprune.sh",
-        {"target-heads": _HEADS, "target-sparsity": Range(0.0, 0.95)},
-        {
-            "attn-penalty-weight": "0",
-            "mlp-penalty-weight": "0",
-            "head-distance-threshold": "none",
-        },
-        (
-            *_PENALTIES,
-            *_PENALTY_OPTIONS,
-            *("target-attn-sparsity", "target-mlp-sparsity", "target-update", "target-interval"),
-            "head-criterion",
-        ),
+        "neuroprune", {"target-heads": HEADS, "target-sparsity": Range(0.0, 0.95)}
     ),
     "dsp": _dsp("joint"),
     "dsp-pipelined": _dsp("pipelined"),
     "dsp-straight-through": _dsp("straight-through"),
-    "voita": Method(
-        "finetune_baseline.sh",
-        {"l0-penalty-weight": Range(1e-4, 1.0, log=True)},
-        {"method": "voita"},
-        ("score-lr", "gate-updates"),
-    ),
-    "michel": Method(
-        "finetune_baseline.sh",
-        {"heads-to-keep": _HEADS},
-        {"method": "michel"},
-        ("prune-updates", "prune-steps"),
-        ("importance-recompute",),
-    ),
-    "l1": Method(
-        "finetune_baseline.sh",
-        {"l1-penalty-weight": Range(1e-7, 1e-3, log=True)},
-        {"method": "l1"},
-    ),
+    "voita": Method("voita", {"l0-penalty-weight": Range(1e-4, 1.0, log=True)}),
+    "michel": Method("michel", {"heads-to-keep": HEADS}),
+    "l1": Method("l1", {"l1-penalty-weight": Range(1e-7, 1e-3, log=True)}),
 }
+
+# Flags as they appear in folder names; others appear in full.
+SHORT_NAMES = {
+    **{"attn-penalty-weight": "a", "mlp-penalty-weight": "b", "head-distance-threshold": "t"},
+    **{"heads-to-keep": "heads", "target-heads": "heads", "target-sparsity": "sparsity"},
+    **{"l0-penalty-weight": "l0", "l1-penalty-weight": "l1", "cooldown-updates": "cooldown"},
+    **{"prune-updates": "updates", "prune-steps": "steps", "warmup-updates": "warmup"},
+    "penalty-solver": "",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One setting of a method with one seed."""
+
+    method: str
+    settings: Settings
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its folder in the run folder, such as ``neuroprune-a0.005-b0.05-t0.2-s1``."""
+        parts = (f"{SHORT_NAMES.get(n, n)}{v}" for n, v in sorted(self.settings.items()))
+        return "-".join([self.method, *parts, f"s{self.seed}"]).replace("/", "_")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run: a grid, or a number of sampled settings; each with every seed."""
+
+    seeds: Sequence[int]
+    grid: Sequence[Settings] = ()
+    samples: int = 0
+    heads_total: int = 0
+
+    @property
+    def total(self) -> int:
+        """Number of runs."""
+        return (self.samples or len(self.grid)) * len(self.seeds)
 
 
 def canonical(value: str | float) -> str:
@@ -157,26 +158,50 @@ def canonical(value: str | float) -> str:
         return text
     if not math.isfinite(number):
         raise ValueError(f"{text} is not a finite number")
-    if number.is_integer() and abs(number) < 1e15:
-        return str(int(number))
-    return f"{number:.6g}"
+    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else f"{number:.6g}"
+
+
+def suggest(trial: Any, method: str, heads_total: int) -> Settings:
+    """A setting that Optuna's sampler chooses for a trial.
+
+    Args:
+        trial: optuna.Trial.
+        method: key of :data:`METHODS`.
+        heads_total: of the model.
+    """
+    settings = {}
+    for name, space in METHODS[method].search.items():
+        high = heads_total if space.high is None else space.high
+        if space.whole:
+            value = trial.suggest_int(name, int(space.low), int(high), log=space.log)
+        else:
+            value = f"{trial.suggest_float(name, space.low, high, log=space.log):.3g}"
+        settings[name] = canonical(value)
+    return settings
+
+
+def _is_switch(method: str, name: str) -> bool:
+    """Whether a flag takes no value; in a grid it is "yes" or "no"."""
+    declared = METHODS[method].flags().get(name)
+    return declared is not None and declared.type in (bool, "bool")
 
 
 def _axis(method: str, text: str) -> tuple[str, list[str]]:
-    """'option=1,2' -> ('option', ['1', '2'])."""
+    """'flag=1,2' -> ('flag', ['1', '2'])."""
     name, separator, values = (part.strip() for part in text.partition("="))
     if not separator:
-        refuse(f"--grid: '{text.strip()}' must be OPTION=VALUE,VALUE,...")
-    known = METHODS[method].known
-    if name not in known:
-        refuse(f"--grid: '{name}' is no option of {method}; it has {', '.join(known)}")
+        refuse(f"--grid: '{text.strip()}' must be FLAG=VALUE,VALUE,...")
+    chosen = METHODS[method]
+    known = dict.fromkeys([*chosen.search, *chosen.flags(), *COMMON_FLAGS])
+    if name not in known or name in chosen.fixed:
+        refuse(f"--grid: '{name}' is no flag of {method}; it has {', '.join(known)}")
     try:
         found = [canonical(value) for value in values.split(",") if value.strip()]
     except ValueError as error:
         refuse(f"--grid: {name}: {error}")
     if not found:
         refuse(f"--grid: {name} has no value, so the grid has no runs")
-    if name in METHODS[method].flags and not {*found} <= {"yes", "no"}:
+    if _is_switch(method, name) and not {*found} <= {"yes", "no"}:
         refuse(f"--grid: {name} is yes or no, not {','.join(found)}")
     return name, list(dict.fromkeys(found))
 
@@ -197,8 +222,8 @@ def parse_grid(method: str, text: str) -> list[Settings]:
     if text.strip() == "paper":
         text = METHODS[method].paper_grid
         if not text:
-            options = ", ".join(METHODS[method].search)
-            refuse(f"--grid paper is NeuroPrune's; for {method} give values of {options}")
+            names = ", ".join(METHODS[method].search)
+            refuse(f"--grid paper is NeuroPrune's; for {method} give values of {names}")
     axes = [_axis(method, part) for part in text.split(";") if part.strip()]
     if not axes:
         refuse("--grid has no runs; as in --grid 'attn-penalty-weight=1e-4,1e-3'")
@@ -208,25 +233,43 @@ def parse_grid(method: str, text: str) -> list[Settings]:
     return [dict(zip(names, values)) for values in itertools.product(*(v for _, v in axes))]
 
 
-def script_options(method: str, settings: Settings) -> list[str]:
-    """The options of the method's script for one setting, those it does not know last."""
-    chosen = METHODS[method]
-    arguments: list[str] = []
-    for name, value in {**chosen.fixed, **settings}.items():
-        if name not in chosen.flags:
+def script_options(run: Run) -> list[str]:
+    """The options of the method's script for one setting."""
+    chosen = METHODS[run.method]
+    arguments = [] if chosen.pruner == "neuroprune" else ["--method", chosen.pruner]
+    for name, value in {**chosen.fixed, **run.settings}.items():
+        if not _is_switch(run.method, name):
             arguments += [f"--{name}", value]
         elif value == "yes":
             arguments.append(f"--{name}")
     return arguments
 
 
-def run_key(method: str, settings: Settings, seed: int) -> str:
-    """What identifies a run of a study: equal keys are the same run."""
-    return json.dumps([method, sorted(settings.items()), seed])
+def method_of(settings: Namespace) -> str:
+    """The method that trained a checkpoint.
 
+    Args:
+        settings: a checkpoint's model settings, among which fairseq keeps all flags.
 
-def run_name(method: str, settings: Settings, seed: int) -> str:
-    """Folder name of a run, such as ``neuroprune-a0.005-b0.05-t0.2-s1``."""
-    parts = [method]
-    parts += [f"{SHORT_NAMES.get(name, name)}{value}" for name, value in sorted(settings.items())]
-    return "-".join([*parts, f"s{seed}"]).replace("/", "_")
+    Returns:
+        Key of :data:`METHODS`, or "dense" where nothing was pruned.
+    """
+    flags = vars(settings)
+    given = {name for name, value in flags.items() if value not in (None, 0)}
+    pruner = str(flags.get("pruner"))
+    if pruner == "dsp":
+        mode = str(flags.get("dsp_mode") or "joint")
+        return "dsp" if mode == "joint" else f"dsp-{mode}"
+    if pruner in METHODS and pruner != "neuroprune":
+        return pruner
+    if "l1_penalty_weight" in given:
+        return "l1"
+    if {f"target_{what}" for what in ("heads", "attn_sparsity", "mlp_sparsity", "sparsity")} & {
+        name for name, value in flags.items() if value is not None
+    }:
+        return "neuroprune-target"
+    penalised = {"attn_penalty_weight", "mlp_penalty_weight"} & given
+    if penalised and flags.get("penalty_solver") == "proximal":
+        return "neuroprune-proximal"
+    merges = flags.get("head_distance_threshold") is not None
+    return "neuroprune" if penalised or merges else "dense"

@@ -5,23 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuroprune_experiments.frontier.methods import (
-    METHODS,
-    Settings,
-    run_key,
-    run_name,
-    script_options,
-)
+from neuroprune_experiments.frontier.methods import METHODS, Run, script_options
+from neuroprune_fairseq.files.text import printable
 
 # How long (s) a stopped training may take to end by itself.
 PATIENCE = 20
@@ -49,27 +44,8 @@ class Experiment:
     scripts: Path
 
 
-@dataclass(frozen=True)
-class Run:
-    """One setting with one seed."""
-
-    method: str
-    settings: Settings
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """Equal for equal runs."""
-        return run_key(self.method, self.settings, self.seed)
-
-    @property
-    def name(self) -> str:
-        """Its folder in the run folder."""
-        return run_name(self.method, self.settings, self.seed)
-
-
 def try_lock(path: Path, wait: bool = False) -> int | None:
-    """Lock a file against other threads, processes and (where it has locks) machines.
+    """Lock a file against other threads and processes.
 
     Args:
         path: made with its folder where missing; never removed.
@@ -89,14 +65,6 @@ def try_lock(path: Path, wait: bool = False) -> int | None:
     return descriptor
 
 
-def claim(out: Path, run: Run) -> int | None:
-    """The lock of a run's folder, as :func:`try_lock`.
-
-    The scripts inherit it: a training that outlives a killed worker keeps its folder.
-    """
-    return try_lock(out / run.name / ".claim")
-
-
 class ScriptRunner:
     """Runs experiments through finetune_*.sh and evaluate.sh; what is done is not repeated."""
 
@@ -107,15 +75,16 @@ class ScriptRunner:
             threads = max(1, (os.cpu_count() or 1) // jobs)
             self._environment.setdefault("OMP_NUM_THREADS", str(threads))
         self._processes: set[subprocess.Popen] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # stop() may be called by a signal
         self._stopped = False
 
-    def __call__(self, run: Run, descriptor: int) -> dict[str, Any]:
+    def __call__(self, run: Run, claim: int) -> dict[str, Any]:
         """Do one run.
 
         Args:
             run: what to train.
-            descriptor: the claim of its folder.
+            claim: lock of its folder, which the scripts inherit: a training that outlives a
+                killed worker keeps it.
 
         Returns:
             Its line for results.jsonl.
@@ -124,9 +93,8 @@ class ScriptRunner:
             RunFailedError: a script failed; its output is in frontier.log of the folder.
             StoppedError: :meth:`stop` was called.
         """
-        self._call(run, descriptor, self.training_command(run))
-        valid = self._evaluate(run, descriptor, "valid")
-        test = self._evaluate(run, descriptor, "test")
+        self._call(run, claim, self.training_command(run))
+        valid, test = (self._evaluate(run, claim, subset) for subset in ("valid", "test"))
         return {
             **test,
             "label": run.name,
@@ -152,10 +120,10 @@ class ScriptRunner:
             *("bash", str(experiment.scripts / METHODS[run.method].script), *experiment.flags),
             *("--data", str(experiment.data), "--pretrained", str(experiment.pretrained)),
             *("--save-dir", str(experiment.out / run.name), "--epochs", str(experiment.epochs)),
-            *("--seed", str(run.seed), *script_options(run.method, run.settings)),
+            *("--seed", str(run.seed), *script_options(run)),
         ]
 
-    def _evaluate(self, run: Run, descriptor: int, subset: str) -> dict[str, Any]:
+    def _evaluate(self, run: Run, claim: int, subset: str) -> dict[str, Any]:
         """evaluate.sh's record of a part of the corpus, made if it is not there."""
         experiment, folder = self.experiment, self.experiment.out / run.name
         results = folder / f"{subset}.jsonl"
@@ -165,70 +133,75 @@ class ScriptRunner:
         command += ["--data", str(experiment.data), "--label", run.name, "--subset", subset]
         command += ["--checkpoint", str(folder / "checkpoint_last.pt")]
         command += ["--tolerance", f"{experiment.tolerance:g}", "--results", str(results)]
-        self._call(run, descriptor, command)
-        record = _last_record(results, experiment.tolerance)
-        if record is None:
-            raise RunFailedError(f"evaluate.sh wrote no record into {results}")
-        return record
+        self._call(run, claim, command)
+        if record := _last_record(results, experiment.tolerance):
+            return record
+        raise RunFailedError(f"evaluate.sh wrote no record into {results}")
 
-    def _call(self, run: Run, descriptor: int, command: list[str]) -> None:
+    def _call(self, run: Run, claim: int, command: list[str]) -> None:
         """Run one script to its end, its output into frontier.log."""
         log = self.experiment.out / run.name / "frontier.log"
-        # Its other end is open as long as any process of the script lives.
-        alive, other_end = os.pipe()
         with log.open("ab") as output:
             begin = output.tell()
-            try:
-                process = self._start(command, output, (descriptor, other_end))
-            finally:
-                os.close(other_end)
+            with self._lock:
+                if self._stopped:
+                    raise StoppedError
+                # A session of its own: Ctrl-C reaches us alone, and stop() reaches all of it.
+                process = subprocess.Popen(
+                    command,
+                    **{"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT},
+                    **{"env": self._environment, "pass_fds": [claim], "start_new_session": True},
+                )
+                self._processes.add(process)
+            if self._stopped:  # in this very moment
+                _signal_group(process, signal.SIGTERM)
             status = process.wait()
         with self._lock:
             self._processes.discard(process)
-        if self._stopped and not select.select([alive], [], [], PATIENCE)[0]:
-            _signal_group(process, signal.SIGKILL)
-        os.close(alive)
         if self._stopped:
+            _end_group(process)
             raise StoppedError
         if status:
-            with log.open("rb") as output:
-                output.seek(begin)
-                lines = output.read().decode("utf-8", "replace").split("\n")
-            said = [line.strip() for line in lines if line.strip()] or [f"exit status {status}"]
-            raise RunFailedError(said[-1])
-
-    def _start(
-        self, command: list[str], output: Any, descriptors: tuple[int, int]
-    ) -> subprocess.Popen:
-        with self._lock:
-            if self._stopped:
-                raise StoppedError
-            # A session of its own: Ctrl-C reaches us alone, and stop() reaches all of it.
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                pass_fds=descriptors,
-                start_new_session=True,
-            )
-            self._processes.add(process)
-        return process
+            said = log.read_bytes()[begin:].decode("utf-8", "replace").strip().split("\n")
+            raise RunFailedError(said[-1].strip() or f"exit status {status}")
 
 
-def _signal_group(process: subprocess.Popen, number: int) -> None:
-    with suppress(ProcessLookupError):  # it has just ended
+def _signal_group(process: subprocess.Popen, number: int) -> bool:
+    """Whether there was a process to signal; 0 only asks."""
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
+        return True
+    return False
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    """Wait until what a script has started is gone, too."""
+    end = time.monotonic() + PATIENCE
+    while _signal_group(process, 0) and time.monotonic() < end:
+        time.sleep(0.05)
+    _signal_group(process, signal.SIGKILL)
 
 
 def _last_record(path: Path, tolerance: float) -> dict[str, Any] | None:
     """The last record of evaluate.sh in a file, None if there is none of this tolerance."""
     try:
-        lines = path.read_text(encoding="utf-8").strip().split("\n")
-        record = json.loads(lines[-1])
+        record = json.loads(path.read_text(encoding="utf-8").strip().split("\n")[-1])
     except (OSError, ValueError):
         return None
     if isinstance(record, dict) and "bleu" in record and record.get("tolerance") == tolerance:
         return record
     return None
+
+
+def say(text: str) -> None:
+    """Say how far the sweep is."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def describe(record: dict[str, Any]) -> str:
+    """The outcome of a run on one line."""
+    return (
+        f"{record['label']}: BLEU {record['bleu']:.2f} (validation {record['valid_bleu']:.2f}), "
+        f"{record['heads_kept']} of {record['heads_total']} heads, "
+        f"sparsity {record['total_sparsity']:.3f}"
+    )

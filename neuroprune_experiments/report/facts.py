@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from argparse import Namespace
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neuroprune_experiments.frontier.methods import method_of
+from neuroprune_experiments.report.runs import Run, read_run
 from neuroprune_fairseq.compact.modules import SelectedLinear
 from neuroprune_fairseq.compact.sizes import head_numbers, sizes_in
+from neuroprune_fairseq.files import run_log
+from neuroprune_fairseq.files.checkpoint import read_checkpoint
+from neuroprune_fairseq.files.errors import refusing
+from neuroprune_fairseq.files.models import model_of, settings_of
+from neuroprune_fairseq.method.pruning import zero_small_weights_
 from neuroprune_fairseq.method.redundancy import head_importance
 from neuroprune_fairseq.method.sparsity import head_mask, measure
 from neuroprune_fairseq.structure import (
@@ -26,7 +34,6 @@ from neuroprune_fairseq.structure import (
 # A pattern has at most this many cells per side; the longer side of an MLP matrix twice as many.
 CELLS = 64
 LEVELS = 15  # shades of a cell above empty
-MLP_PARTS = ("fc1", "fc2")
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class AttentionFacts:
 
 @dataclass(frozen=True)
 class MLPFacts:
-    """One (fc1, fc2) pair; dictionaries by MLP_PARTS."""
+    """One (fc1, fc2) pair; dictionaries by "fc1" and "fc2"."""
 
     name: str
     degrees: dict[str, np.ndarray]  # (rows before any cut,), long: nonzero entries of each
@@ -74,7 +81,7 @@ class ModelFacts:
     """One model."""
 
     label: str
-    method: str
+    method: str  # of the frontier's methods, or "dense"
     is_compact: bool
     parameters: int
     num_updates: int | None
@@ -121,13 +128,7 @@ def shares(nonzero: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
 def make_pattern(
     weight: Tensor, full_shape: tuple[int, int], cells: tuple[int, int] = (CELLS, CELLS)
 ) -> Pattern:
-    """The pattern of a matrix; a cell is 0 only where all its entries are zero.
-
-    Args:
-        weight: (rows, columns), at least one of each.
-        full_shape: rows and columns before anything was cut.
-        cells: most cells per side.
-    """
+    """The pattern of a (rows, columns) matrix; a cell is 0 only where all its entries are zero."""
     levels = np.ceil(shares(weight.ne(0).cpu().numpy(), cells) * LEVELS)
     return Pattern(tuple(weight.shape), full_shape, levels.astype(np.uint8))
 
@@ -139,53 +140,38 @@ def _full_weight(linear: nn.Linear) -> Tensor:
 def _attention_facts(
     name: str, block: AttentionBlock | RemovedAttention, kept: list[int] | None
 ) -> AttentionFacts:
-    """Facts of a module.
-
-    Args:
-        name: of the module.
-        block: the module, or what a compact model has in its place.
-        kept: numbers of the heads that were not cut out, None where nobody noted them.
-    """
-    heads, is_there = block.full_num_heads, isinstance(block, AttentionBlock)
-    mask = head_mask(block).numpy() if is_there else np.zeros(0, dtype=bool)
-    scores = head_importance(block).numpy() if is_there else np.zeros(0, dtype=np.float32)
-    patterns = _attention_patterns(block) if is_there else ()
+    """Facts of a module; ``kept`` are the heads that were not cut, None if nobody noted them."""
+    heads, patterns = block.full_num_heads, ()
+    mask, scores = np.zeros(0, dtype=bool), np.zeros(0, dtype=np.float32)
+    if isinstance(block, AttentionBlock):
+        mask, scores = head_mask(block).numpy(), head_importance(block).numpy()
+        weights = [_full_weight(p).T for p in (block.q_proj, block.k_proj, block.v_proj)]
+        patterns = tuple(make_pattern(w, (w.shape[0], heads * block.head_dim)) for w in weights)
     if len(mask) in (0, heads):
         kept = list(range(len(mask)))
     full_mask = full_scores = None
     if kept is not None and len(kept) == len(mask):
         full_mask, full_scores = np.zeros(heads, dtype=bool), np.zeros(heads, dtype=np.float32)
         full_mask[kept], full_scores[kept] = mask, scores
-    kind, count = attention_kind(name), int(mask.sum())
-    return AttentionFacts(name, kind, heads, count, full_mask, full_scores, patterns)
-
-
-def _attention_patterns(block: AttentionBlock) -> tuple[Pattern, ...]:
-    """Q, K and V as the paper writes them."""
-    weights = [_full_weight(p).T for p in (block.q_proj, block.k_proj, block.v_proj)]
-    columns = block.full_num_heads * block.head_dim
-    return tuple(make_pattern(weight, (weight.shape[0], columns)) for weight in weights)
+    kind = attention_kind(name)
+    return AttentionFacts(name, kind, heads, int(mask.sum()), full_mask, full_scores, patterns)
 
 
 def _mlp_facts(block: MLPBlock) -> MLPFacts:
     """Facts of an MLP; neurons that were cut out have no connections."""
     (fc1, fc2), neurons = block.prunable_weights, block.full_ffn_embed_dim
+    degrees = {"fc1": fc1.ne(0).sum(dim=1), "fc2": fc2.ne(0).sum(dim=1)}
+    degrees["fc1"] = nn.functional.pad(degrees["fc1"], (0, neurons - len(fc1)))
     patterns = {
         "fc1": make_pattern(fc1, (neurons, fc1.shape[1]), (2 * CELLS, CELLS)),
         "fc2": make_pattern(fc2, (fc2.shape[0], neurons), (CELLS, 2 * CELLS)),
     }
-    degrees = {"fc1": fc1.ne(0).sum(dim=1), "fc2": fc2.ne(0).sum(dim=1)}
-    degrees["fc1"] = nn.functional.pad(degrees["fc1"], (0, neurons - len(fc1)))
     return MLPFacts(block.name, {part: d.cpu().numpy() for part, d in degrees.items()}, patterns)
 
 
 @torch.no_grad()
 def take_facts(
-    model: nn.Module,
-    settings: Namespace,
-    label: str,
-    method: str,
-    num_updates: int | None = None,
+    model: nn.Module, settings: Namespace, label: str, num_updates: int | None = None
 ) -> ModelFacts:
     """Everything that the report shows of a model.
 
@@ -193,18 +179,38 @@ def take_facts(
         model: a fairseq Transformer, compact or not, on the CPU; exact zeros count as zero.
         settings: its model settings; of a compact model they say which heads are left.
         label: how the report calls it.
-        method: of the frontier's methods, or "dense".
         num_updates: how long it was trained.
     """
     kept = head_numbers(settings, model)
-    modules = [_attention_facts(b.name, b, kept[b.name]) for b in all_attention(model)]
     return ModelFacts(
         label=label,
-        method=method,
+        method=method_of(settings),
         is_compact=bool(sizes_in(settings)),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         num_updates=num_updates,
         sparsity=measure(model),
-        attention=tuple(modules),
+        attention=tuple(_attention_facts(b.name, b, kept[b.name]) for b in all_attention(model)),
         mlps=tuple(map(_mlp_facts, mlp_blocks(model))),
     )
+
+
+def read_model(path: Path, label: str, tolerance: float) -> tuple[ModelFacts, Run | None]:
+    """Read a checkpoint, and the run log beside it where there is one.
+
+    Args:
+        path: a checkpoint of fairseq's transformer, compact or not.
+        label: how the report calls it.
+        tolerance: prunable weights with |w| < tolerance count as zero.
+
+    Returns:
+        The facts of the model, and its run up to there.
+    """
+    state = read_checkpoint(path)
+    num_updates = (state.get("optimizer_history") or [{}])[-1].get("num_updates")
+    settings = settings_of(state, str(path))
+    has_log = (path.parent / run_log.FILE_NAME).exists()
+    run = read_run(path.parent, label, num_updates) if has_log else None
+    model = model_of(state, str(path))
+    zero_small_weights_(model, tolerance)
+    with refusing(f"{path}: weights and settings do not fit; take a checkpoint that is whole"):
+        return take_facts(model, settings, label, num_updates), run

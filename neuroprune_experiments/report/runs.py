@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuroprune_experiments.records import read_epochs
 from neuroprune_fairseq.files import run_log
 from neuroprune_fairseq.files.errors import refuse
-from neuroprune_fairseq.files.results import read_lines
 from neuroprune_fairseq.files.text import printable
 
 LOG_NAME = "train.log"
@@ -19,6 +19,9 @@ SPARSITIES = ("attn_sparsity", "mlp_sparsity", "total_sparsity")
 # "... | INFO | valid | epoch 006 | valid on 'valid' subset | loss 4.426 | ...", or the same as
 # JSON with --log-format json.
 _LINE = re.compile(r"\| INFO \| (train|valid) \| (\{.*\}|epoch \d+ .*)$", re.MULTILINE)
+
+# By module and head: the epoch in which it went, and the head that replaced it (or None).
+Replaced = dict[str, dict[int, tuple[int, int | None]]]
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,7 @@ class Run:
     label: str
     folder: Path
     epochs: tuple[Epoch, ...]
-    # By module and head: the epoch in which it went, and the head that replaced it (or None).
-    replaced: dict[str, dict[int, tuple[int, int | None]]]
+    replaced: Replaced
 
     @property
     def pruning_epochs(self) -> list[int]:
@@ -54,46 +56,9 @@ class Run:
 
     def values(self, name: str) -> tuple[list[int], list[float]]:
         """Epochs and values of a field of :class:`Epoch`, where there are any."""
-        found = [(epoch.number, getattr(epoch, name)) for epoch in self.epochs]
-        found = [(number, value) for number, value in found if value is not None]
-        return [number for number, _ in found], [value for _, value in found]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _module_is_fine(module: Any) -> bool:
-    if not isinstance(module, dict) or not isinstance(module.get("module"), str):
-        return False
-    kept, replaced = module.get("heads_kept"), module.get("replaced")
-    if not isinstance(kept, list) or not isinstance(replaced, dict):
-        return False
-    heads = [*kept, *(value for value in replaced.values() if value is not None)]
-    return all(isinstance(head, int) for head in heads) and all(map(str.isdigit, replaced))
-
-
-def _fault(record: dict[str, Any]) -> str:
-    """What is wrong with a line of neuroprune.jsonl, "" if nothing."""
-    if not isinstance(record.get("epoch"), int):
-        return "is no record of an epoch"
-    for name in ("num_updates", "heads_kept", *SPARSITIES):
-        if name in record and not _is_number(record[name]):
-            return f"has no number in '{name}'"
-    modules = record.get("modules", [])
-    if not isinstance(modules, list) or not all(map(_module_is_fine, modules)):
-        return "has no list of attention modules in 'modules'"
-    return ""
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a neuroprune.jsonl, in the order of their epochs.
-
-    Raises:
-        SystemExit: one line, when it is damaged.
-    """
-    records = {record["epoch"]: record for record in read_lines(path, _fault, "fairseq-train")}
-    return [records[epoch] for epoch in sorted(records)]
+        found = {epoch.number: getattr(epoch, name) for epoch in self.epochs}
+        found = {number: value for number, value in found.items() if value is not None}
+        return [*found.keys()], [*found.values()]
 
 
 def _line_values(split: str, text: str) -> tuple[int, dict[str, float]]:
@@ -102,13 +67,8 @@ def _line_values(split: str, text: str) -> tuple[int, dict[str, float]]:
         stats = {name.removeprefix(f"{split}_"): v for name, v in json.loads(text).items()}
     else:
         stats = dict(part.split(" ", 1) for part in text.split(" | ") if " " in part)
-    numbers = {}
-    for name in ("loss", "bleu"):
-        try:
-            numbers[name] = float(stats[name])
-        except (KeyError, ValueError):
-            continue
-    return int(stats["epoch"]), numbers
+    names = [name for name in ("loss", "bleu") if name in stats]
+    return int(stats["epoch"]), {f"{split}_{name}": float(stats[name]) for name in names}
 
 
 def read_train_log(path: Path) -> dict[int, dict[str, float]]:
@@ -126,20 +86,19 @@ def read_train_log(path: Path) -> dict[int, dict[str, float]]:
     for split, text in _LINE.findall(path.read_text(encoding="utf-8", errors="replace")):
         try:
             number, values = _line_values(split, text)
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             continue  # a line of somebody else's that looks alike, or a torn one
-        entry = epochs.setdefault(number, {})
-        entry.update({f"{split}_{name}": value for name, value in values.items()})
+        epochs.setdefault(number, {}).update(values)
     return epochs
 
 
-def _replaced(records: list[dict[str, Any]]) -> dict[str, dict[int, tuple[int, int | None]]]:
-    found: dict[str, dict[int, tuple[int, int | None]]] = {}
+def _replaced(records: list[dict[str, Any]]) -> Replaced:
+    found: Replaced = {}
     for record in records:
         for module in record.get("modules", []):
-            for head, dominator in module["replaced"].items():
-                entry = (record["epoch"], dominator)
-                found.setdefault(module["module"], {})[int(head)] = entry
+            for head, into in module["replaced"].items():
+                heads = found.setdefault(module["module"], {})
+                heads[int(head)] = (record["epoch"], into)
     return found
 
 
@@ -150,11 +109,11 @@ def _heads_removed(records: list[dict[str, Any]]) -> dict[int, int]:
     """
     removed, before = {}, None
     for record in records:
-        kept = record.get("heads_kept")
+        kept = record.get("heads_kept", before)
         replaced = sum(len(module["replaced"]) for module in record.get("modules", []))
-        known = before is not None and kept is not None
+        known = before is not None and "heads_kept" in record
         removed[record["epoch"]] = max(0, before - kept) if known else replaced
-        before = kept if kept is not None else before
+        before = kept
     return removed
 
 
@@ -170,18 +129,17 @@ def read_run(folder: Path, label: str, num_updates: int | None = None) -> Run:
         SystemExit: one line, when the folder has neither or the first is damaged.
     """
     path = folder / run_log.FILE_NAME
-    records = read_records(path) if path.exists() else []
+    records = read_epochs(path) if path.exists() else []
     logged = read_train_log(folder / LOG_NAME)
     if not records and not logged:
         refuse(f"{folder} holds no {run_log.FILE_NAME} and no {LOG_NAME} of fairseq-train")
     if num_updates is not None:
         records = [r for r in records if r.get("num_updates", 0) <= num_updates]
     removed, by_epoch = _heads_removed(records), {record["epoch"]: record for record in records}
+    names = ("num_updates", "heads_kept", *SPARSITIES)
     epochs = []
     for number in sorted({*by_epoch, *logged}):
-        record = by_epoch.get(number, {})
-        names = ("num_updates", "heads_kept", *SPARSITIES)
-        values = {name: record[name] for name in names if name in record}
-        values.update(logged.get(number, {}), heads_removed=removed.get(number, 0))
+        values = {n: v for n, v in by_epoch.get(number, {}).items() if n in names}
+        values |= {**logged.get(number, {}), "heads_removed": removed.get(number, 0)}
         epochs.append(Epoch(number, **values))
     return Run(printable(label), folder, tuple(epochs), _replaced(records))

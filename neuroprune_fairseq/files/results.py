@@ -1,4 +1,4 @@
-"""Results files (JSON Lines, written by evaluate.sh): reading, adding to, one table of them."""
+"""JSON Lines, the format of results: reading, adding to."""
 
 from __future__ import annotations
 
@@ -6,32 +6,12 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from neuroprune_fairseq.files.errors import refuse, refusing
-from neuroprune_fairseq.files.text import markdown_cell
-
-# What a record's numbers must lie between.
-Bounds = Mapping[str, tuple[float, float]]
-BLEU, COUNT, SHARE = (0, 100), (0, 1e15), (0, 1)
-_NUMBERS: Bounds = {
-    **{"bleu": BLEU, "heads_kept": COUNT, "heads_total": COUNT, "generation_seconds": COUNT},
-    **{"attn_sparsity": SHARE, "mlp_sparsity": SHARE, "total_sparsity": SHARE},
-}
-
-_COLUMNS = (
-    ("model", lambda record: record["label"]),
-    ("BLEU", lambda record: f"{record['bleu']:.2f}"),
-    ("heads kept", lambda record: f"{record['heads_kept']} of {record['heads_total']}"),
-    ("attention sparsity", lambda record: f"{record['attn_sparsity']:.3f}"),
-    ("MLP sparsity", lambda record: f"{record['mlp_sparsity']:.3f}"),
-    ("total sparsity", lambda record: f"{record['total_sparsity']:.3f}"),
-    ("training s", lambda record: str(record.get("train_seconds", "-"))),
-    ("translating s", lambda record: f"{record['generation_seconds']:.1f}"),
-)
 
 
 def _parse(line: str) -> Any:
@@ -42,29 +22,6 @@ def _parse(line: str) -> Any:
         return record
     except (ValueError, RecursionError):
         return None
-
-
-def number_fault(record: Mapping[str, Any], numbers: Bounds) -> str:
-    """What is wrong with a record's numbers, "" if nothing.
-
-    Args:
-        record: a line of a results file.
-        numbers: what it must have, each with its lowest and highest value.
-    """
-    for key, (low, high) in numbers.items():
-        value = record.get(key)
-        if key not in record:
-            return f"lacks '{key}'"
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return f"has no number in '{key}'"
-        if not low <= value <= high:
-            return f"has {str(value)[:20]} in '{key}', which is not within {low:g} and {high:g}"
-    return ""
-
-
-def heads_fault(record: Mapping[str, Any]) -> str:
-    """What is wrong with the heads of a record whose numbers are right."""
-    return "keeps more heads than there are" if record["heads_kept"] > record["heads_total"] else ""
 
 
 def read_lines(
@@ -101,34 +58,12 @@ def read_lines(
     return records
 
 
-def _fault(record: dict[str, Any]) -> str:
-    modules = record.get("heads_kept_per_module")
-    if not isinstance(record.get("label"), str):
-        return "has no name in 'label'"
-    if not isinstance(modules, dict) or not modules:
-        return "has no modules in 'heads_kept_per_module'"
-    return (
-        number_fault(modules, dict.fromkeys(modules, COUNT))
-        or number_fault(record, _NUMBERS)
-        or heads_fault(record)
-    )
-
-
-def read_records(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a results file of evaluate.sh, as :func:`read_lines`."""
-    return read_lines(path, _fault, "scripts/evaluate.sh")
-
-
-def check_results(path: Path) -> None:
-    """Refuse a results file that cannot be added to, before the work that its line takes.
-
-    Nothing is made or changed.
+def check_writable(path: Path) -> None:
+    """Refuse a results file that cannot be added to; nothing is made or changed.
 
     Raises:
-        SystemExit: one line, when it is another kind of file, or cannot be written.
+        SystemExit: one line, when it cannot be written.
     """
-    if path.is_file() and path.stat().st_size:
-        read_records(path)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     with refusing(f"--results {path} cannot be written; name another file", OSError):
         if path.exists():
@@ -167,18 +102,3 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 def _ends_with_line_feed(file: IO[bytes]) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
-
-
-def table_rows(records: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """What is shown of some records: a row of titles, then one for each record."""
-    rows = [[cell(record) for _, cell in _COLUMNS] for record in records]
-    return [[title for title, _ in _COLUMNS], *rows]
-
-
-def format_table(records: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table, aligned for reading as plain text, one row a record."""
-    rows = [list(map(markdown_cell, row)) for row in table_rows(records)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    rows.insert(1, ["-" * width for width in widths])
-    lines = (" | ".join(map(str.ljust, row, widths)) for row in rows)
-    return "\n".join(f"| {line} |" for line in lines)
