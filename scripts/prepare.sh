@@ -68,5 +68,6 @@ if $help; then
   rest+=(--help)
 fi
 
+[[ "$corpus" != toy ]] || also_needed=num2words
 source "$root/scripts/environment.sh"
 run_program "$root/data-prep/$corpus.py" ${rest[@]+"${rest[@]}"}

@@ -19,7 +19,7 @@ from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 ARCH = "transformer_18x6_tiny"
 FLAGS = {
     "neuroprune": {"task": "translation_neuroprune", "head_distance_threshold": 0.3},
-    "dsp": {"pruner": "dsp", "dsp_mode": "joint"},
+    "dsp": {"task": "translation_neuroprune", "pruner": "dsp", "dsp_mode": "joint"},
     "plain": {"task": "translation"},
 }
 

@@ -105,7 +105,7 @@ def test_wrong_numbers_of_heads_get_one_line(tmp_path, heads):
     config = state["cfg"]["model"].per_layer_config
     config["encoder.layers.0"]["self_attn"]["heads"] = heads
     torch.save(state, path)
-    with pytest.raises(SystemExit, match="per_layer_config .* does not fit .*heads of encoder"):
+    with pytest.raises(SystemExit, match="per_layer_config"):
         read_model(path, "bad", 0.0)
 
 
