@@ -6,6 +6,7 @@ time.
 
 from __future__ import annotations
 
+import builtins
 import copy
 import os
 import sys
@@ -19,7 +20,7 @@ import torch
 pytest.importorskip("hypothesis")
 from fairseq import checkpoint_utils, options, utils
 from hydra.core.global_hydra import GlobalHydra
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from neuroprune_fairseq.files.checkpoint import model_flags, read_checkpoint
@@ -160,6 +161,7 @@ def evil_folder(tmp_path, monkeypatch):
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil" / "__init__.py").write_text("import os\nos.mkdir('executed')\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(builtins, "evil", lambda: os.mkdir("executed"), raising=False)
     monkeypatch.setattr(sys, "argv", ["fairseq-train"])
     monkeypatch.setattr(utils.import_user_module, "memo", set(), raising=False)
     yield tmp_path
@@ -192,8 +194,9 @@ AFFIXES = [
     *("-", "/", "a=", "*", "**", "\0", "\x1b[", "\uff08", "x.", ":=", "@", "not ", "[0][", "b''"),
 ]
 affixes = st.lists(st.sampled_from(AFFIXES), max_size=3).map("".join)
-codes = st.tuples(affixes, st.sampled_from([CODE, CODE, "evil", "--user-dir=evil", ""]), affixes)
-texts = st.one_of(codes.map("".join), st.text("[](){}'\"\\,.:*+-=_ 0123abc\u3000\xa0", max_size=12))
+plain_codes = st.sampled_from([CODE, "evil()", "evil", "--user-dir=evil", "[evil()]"])
+codes = st.tuples(affixes, plain_codes, affixes).map("".join)
+texts = st.one_of(plain_codes, codes, st.text("[](){}'\"\\,.:*+-=_ 0123abc\u3000\xa0", max_size=12))
 leaves = st.one_of(
     *(texts, texts, texts.map(lambda t: t.encode("utf-8", "replace")), st.none(), st.booleans()),
     *(st.integers(-3, 10**3), st.floats(), st.just(torch.ones(1)), st.complex_numbers()),
@@ -240,6 +243,10 @@ def everything_in(value):
 
 @fuzz(300)
 @given(changed_settings(), st.sampled_from([dict, Namespace]))
+@example({"arch": "fconv", "encoder_layers": "evil()"}, dict)
+@example({"arch": "lstm", "encoder_embed_path": "--user-dir=evil"}, dict)
+@example({"arch": "lstm", "encoder_embed_path": " --user-dir=evil"}, dict)
+@example({"arch": "fconv", "encoder_layers": "[(1, 1)] * evil()"}, Namespace)
 def test_whatever_is_taken_can_be_given_to_eval(evil_folder, changes, form):
     group = form(**{"_name": changes["arch"], **changes})
     try:

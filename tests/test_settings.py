@@ -1,0 +1,151 @@
+"""Settings of honest checkpoints pass, of every age and of everybody's models."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import types
+from argparse import Namespace
+
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.transformer import TransformerModel
+
+from neuroprune_fairseq.compact.files import model_of
+from neuroprune_fairseq.files.checkpoint import read_checkpoint, write_without_small_weights
+from neuroprune_fairseq.files.settings import SettingsError, check_settings
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # fairseq's about hydra
+
+
+def taken(**settings):
+    return check_settings({"model": settings})[0]["model"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"arch": "fconv", "encoder_layers": "[(512, 3)] * 20", "decoder_attention": "True"},
+        {"arch": "wav2vec2", "conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4"},
+        {"_name": "transformer_lm", "adaptive_softmax_cutoff": "10000,20000", "dropout": 0.1},
+        {"_name": "transformer_lm", "max_target_positions": "${task.max_target_positions}"},
+        {"arch": "lightconv", "encoder_kernel_size_list": [3, 7, 15], "weight_softmax": True},
+        {"arch": "transformer", "encoder": {"embed_dim": 8, "layers_to_keep": [0, 2]}},
+        {"arch": "transformer", "quant_noise": {"pq": 0.1, "pq_block_size": 8}},
+        {"task": "translation", "eval_bleu_args": '{"beam": 5, "max_len_a": 1.2}'},
+        {"task": "translation", "left_pad_source": "True", "eval_bleu_remove_bpe": "@@ "},
+        {"task": "translation", "data": "/home/jö/lr=0.1, old/bin:~/more"},
+        {"task": "translation_multi_simple_epoch", "langs": ["de", "en"], "lang_pairs": "de-en"},
+        {"optimizer": "adam", "adam_betas": "(0.9, 0.98)", "lr": [0.0005]},
+        {"arch": "of somebody", "depth": 3, "scale": 0.5, "gated": True, "limit": None},
+    ],
+)
+def test_settings_as_fairseq_writes_them_stay_as_they_are(settings):
+    known = {name: value for name, value in settings.items() if value != "of somebody"}
+    assert taken(**settings) == known
+
+
+def test_sizes_of_layers_are_taken_and_nothing_else_under_their_name():
+    attention = {"num_attention_heads": 2, "heads": [0, 3], "inputs": [0, 1]}
+    layers = {"encoder.layers.0": {"intermediate_size": 8, "self_attn": attention}}
+    assert taken(arch="transformer", per_layer_config=layers)["per_layer_config"] == layers
+    for part, wrong in {
+        **{"intermediate_size": 0.5, "self_attn": {"heads": ["0"]}, "more": 1},
+        **{"encoder_attn": {"num_attention_heads": True}},
+    }.items():
+        with pytest.raises(SettingsError, match="setting per_layer_config"):
+            taken(arch="transformer", per_layer_config={"encoder.layers.0": {part: wrong}})
+
+
+def test_what_is_unknown_is_left_out_with_a_note_and_a_place_is_left_empty():
+    settings = {"arch": "transformer", "strange": "text", "encoder_embed_path": "a; b"}
+    kept, notes = check_settings({"model": settings})
+    assert kept["model"] == {"arch": "transformer", "encoder_embed_path": ""}
+    assert notes == ["'strange'", "'encoder_embed_path'"]
+
+
+@register_model("somebodys_transformer")
+class SomebodysTransformer(TransformerModel):
+    """A model of a --user-dir."""
+
+    @staticmethod
+    def add_args(parser):
+        TransformerModel.add_args(parser)
+        parser.add_argument("--flavour", choices=["plain", "sour"])
+
+
+@register_model_architecture("somebodys_transformer", "somebodys_transformer")
+def somebodys_transformer(args):
+    args.flavour = getattr(args, "flavour", "plain")
+
+
+def test_flags_of_somebodys_model_are_known_when_it_is_registered():
+    settings = {"arch": "somebodys_transformer", "flavour": "sour"}
+    assert taken(**settings) == settings
+    assert taken(**{**settings, "arch": "not_registered"}) == {"arch": "not_registered"}
+
+
+def old_forms(state):
+    """A checkpoint as earlier versions of fairseq wrote it, or as people publish them."""
+    settings = state["cfg"]["model"]
+    small = {"args": settings, "model": state["model"]}
+    halves = {name: tensor.half() for name, tensor in state["model"].items()}
+    return {
+        "args only": {**{k: v for k, v in state.items() if k != "cfg"}, "args": settings},
+        "args and cfg": {**state, "args": settings, "cfg": None},
+        "cfg": {**state, "args": None},
+        "weights and settings": small,
+        "half precision": {**small, "model": halves},
+        "no optimizer": {**state, "last_optimizer_state": None, "optimizer_history": []},
+        "old buffers": {
+            **small,
+            "model": {**state["model"], "encoder.embed_positions._float_tensor": torch.zeros(1)},
+        },
+    }
+
+
+FORMS = ("args only", "args and cfg", "cfg", "weights and settings", "half precision")
+
+
+@pytest.mark.parametrize("form", [*FORMS, "no optimizer", "old buffers"])
+def test_a_checkpoint_of_every_age_gives_the_same_model(form, checkpoints, corpus, tmp_path):
+    state = torch.load(checkpoints.dense, weights_only=True)
+    path = tmp_path / "old.pt"
+    torch.save(copy.deepcopy(old_forms(state)[form]), path)
+    models = [model_of(read_checkpoint(path), str(path))]
+    write_without_small_weights(path, tmp_path / "zeroed.pt", 1e-9, corpus)
+    for file in (path, tmp_path / "zeroed.pt"):
+        models += checkpoint_utils.load_model_ensemble([str(file)], {"data": str(corpus)})[0]
+    for model in models:
+        found = model.state_dict()
+        for name, tensor in state["model"].items():
+            tolerance = 1e-2 if form == "half precision" else 1e-8
+            torch.testing.assert_close(found[name], tensor, atol=tolerance, rtol=0)
+
+
+def test_meters_of_old_checkpoints_are_refused_with_the_way_out(checkpoints, tmp_path, monkeypatch):
+    meters = types.ModuleType("fairseq.meters")
+    meters.AverageMeter = type("AverageMeter", (), {"__module__": "fairseq.meters"})
+    monkeypatch.setitem(sys.modules, "fairseq.meters", meters)
+    state = torch.load(checkpoints.dense, weights_only=True)
+    torch.save({**state, "extra_state": {"train": meters.AverageMeter()}}, tmp_path / "old.pt")
+    for read in (read_checkpoint, checkpoint_utils.load_checkpoint_to_cpu):
+        with pytest.raises(
+            SystemExit, match=r"objects \(fairseq.meters.AverageMeter\).*torch.save"
+        ):
+            read(str(tmp_path / "old.pt"))
+
+
+def test_what_the_caller_overrides_is_not_checked(checkpoints, tmp_path):
+    state = torch.load(checkpoints.dense, weights_only=True)
+    for form in ("cfg", "args only"):
+        torch.save(copy.deepcopy(old_forms(state)[form]), tmp_path / "c.pt")
+        found = checkpoint_utils.load_checkpoint_to_cpu(
+            str(tmp_path / "c.pt"), {"data": "my (data)"}
+        )
+        assert found["cfg"].task.data == "my (data)"
+        assert found["cfg"].common.user_dir is None
+    assert isinstance(found["args"], Namespace)
+    assert found["args"].data == "my (data)"
