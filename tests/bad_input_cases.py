@@ -38,6 +38,9 @@ CHECKPOINTS = [
     ("no-settings.pt", "has no settings of a model"),
     ("code-in-model.pt", "holds code in its setting adaptive_softmax_cutoff"),
     ("code-in-task.pt", "holds code in its setting left_pad_source"),
+    ("code-nested.pt", "holds code in its setting xformers_att_config"),
+    ("code-in-bytes.pt", "holds code in its setting adaptive_softmax_cutoff"),
+    ("no-number.pt", "holds no number in its setting encoder_layers"),
     ("nan.pt", "nan.pt is not usable: .* is not finite; take a checkpoint from before"),
 ]
 
@@ -128,6 +131,7 @@ CASES = [
     Case("report", "--results good.jsonl --picture no/picture", "--picture no/picture: there is"),
     Case("report", "--results good.jsonl --picture p", "--picture p cannot be written", disk=1000),
     Case("model_flags", "--checkpoint torn-zip.pt", DAMAGED),
+    Case("model_flags", "--checkpoint code-nested.pt", "holds code in its setting xformers_att_"),
     Case("model_flags", "--checkpoint cut.pt --arch transformer", DAMAGED),
     Case("model_flags", "--checkpoint unknown.pt", "'nonsense' is unknown; name one with --arch"),
     Case("frontier", "plot good.jsonl --out p --bands 30", "--bands needs at least two edges"),
@@ -258,7 +262,9 @@ CASES = [
             "--restore-file missing.pt": "missing.pt: no such checkpoint",
             "--restore-file cut.pt": f"cut.pt {DAMAGED}",
             "--restore-file earlier.pt": "earlier version; run neuroprune-compact on the original",
-            "--restore-file sizes.pt": "holds no layers in its setting per_layer_config",
+            "--restore-file sizes.pt": "per_layer_config of the compact checkpoint does not fit",
+            "--restore-file code-nested.pt": "code-nested.pt holds code in its setting xformers",
+            "--finetune-from-model code-in-task.pt": "code-in-task.pt holds code in its setting",
             "--restore-file other.pt": "other.pt is no checkpoint .*it lacks 'model'",
             "--ddp-backend fully_sharded": "--ddp-backend fully_sharded cannot prune; use pytor",
             "--ddp-backend slowmo": "--ddp-backend slowmo cannot prune; use pytorch_ddp or leg",

@@ -98,6 +98,13 @@ def _make_checkpoints(folder: Path) -> None:
         "roberta": lambda s: setattr(s["cfg"]["model"], "arch", "roberta"),
         "code-in-model": lambda s: setattr(s["cfg"]["model"], "adaptive_softmax_cutoff", CODE),
         "code-in-task": lambda s: s["cfg"]["task"].update(left_pad_source=CODE),
+        "code-nested": lambda s: setattr(
+            s["cfg"]["model"], "encoder", {"xformers_att_config": CODE}
+        ),
+        "code-in-bytes": lambda s: setattr(
+            s["cfg"]["model"], "adaptive_softmax_cutoff", CODE.encode()
+        ),
+        "no-number": lambda s: setattr(s["cfg"]["model"], "encoder_layers", "many"),
         "mkdir": lambda s: s.update(extra_state=Payload(os.mkdir, "executed")),
         "eval": lambda s: s["cfg"].update(model=Payload(eval, CODE)),
     }.items():

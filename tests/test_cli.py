@@ -197,8 +197,6 @@ def test_installing_the_package_itself_never_asks_for_a_fairseq(requirements):
 @pytest.mark.parametrize(
     ("python", "platform", "machine", "expected"),
     [
-        ("3.9", "linux", "x86_64", "fairseq"),
-        ("3.10", "darwin", "arm64", "fairseq"),
         ("3.11", "linux", "x86_64", "ve-fairseq"),
         ("3.12", "linux", "x86_64", "ve-fairseq"),
         ("3.12", "linux", "aarch64", "fairseq-fixed"),

@@ -12,9 +12,9 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel
-from neuroprune_fairseq.compact.files import model_of
 
 from neuroprune_fairseq.files.checkpoint import read_checkpoint, write_without_small_weights
+from neuroprune_fairseq.files.models import model_of
 from neuroprune_fairseq.files.settings import SettingsError, check_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # fairseq's about hydra
