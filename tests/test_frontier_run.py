@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 from optuna.storages import fail_stale_trials
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 from test_frontier import refusal
 
 from neuroprune_experiments.frontier import storage
@@ -66,9 +66,9 @@ class StandIn:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    """Whoever gives no sign of life for two seconds is dead."""
+    """Whoever gives no sign of life for four seconds is dead."""
     monkeypatch.setattr(storage, "HEARTBEAT", 1)
-    monkeypatch.setattr(storage, "GRACE", 2)
+    monkeypatch.setattr(storage, "GRACE", 4)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_frontier_run as t
 out, url = Path(sys.argv[1]), sys.argv[2]
-t.storage.HEARTBEAT, t.storage.GRACE = 1, 2
+t.storage.HEARTBEAT, t.storage.GRACE = 1, 4
 out.mkdir()
 grid = [{{"heads-to-keep": str(heads)}} for heads in range(1, 10)]
 study = t.open_study(t.experiment(out), t.FACTS, url, "all")
@@ -227,6 +227,15 @@ def test_a_worker_with_a_wrong_clock_takes_no_run_that_is_under_way(sweep, hours
     time.sleep(storage.GRACE + 0.2)
     fail_stale_trials(other.study)  # now it stood still
     assert [t.state for t in other.study.trials] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_a_worker_that_was_lost_after_its_record_was_stored_has_finished_its_run(sweep, tmp_path):
+    one = sweep("heads-to-keep=12")
+    run = kill(one)
+    Trial(one.study, one.study.trials[0]._trial_id).set_user_attr("record", record(run))
+    assert work(sweep("heads-to-keep=12")) == []
+    assert len(results(tmp_path)) == 1
+    assert [trial.state for trial in one.study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
 def test_a_worker_taken_for_dead_still_hands_in_its_record(sweep, tmp_path):

@@ -71,8 +71,7 @@ class Sweep:
 
     def finished(self) -> dict[str, dict[str, Any]]:
         """The records of the finished runs, by name."""
-        pairs = self._trials(TrialState.COMPLETE, TrialState.RUNNING)  # of which some end just now
-        there = ((trial.user_attrs.get("record"), run) for trial, run in pairs)
+        there = ((trial.user_attrs.get("record"), run) for trial, run in self._trials(*LIVE))
         return {run.name: record for record, run in there if record}
 
     def _sampled(self) -> list[int]:
@@ -165,6 +164,8 @@ class Sweep:
             descriptor = try_lock(self.out / run.name / ".claim")
             if descriptor is None:
                 raise optuna.TrialPruned("a training outlived its worker")
+            if record := trial.user_attrs.get("record"):  # its worker was lost in its last moment
+                return self._finish(trial, record)
             begin = time.monotonic()
             say(f"{run.name}: begins; log: {self.out / run.name}")
             record = self.runner(run, descriptor)
@@ -240,7 +241,8 @@ class Sweep:
             self.study.add_trial(optuna.create_trial(**state))
         self.write_results()
         self._in_a_row = 0
-        say(f"{describe(record)}{self._left()}")
+        if self._seconds:
+            say(f"{describe(record)}{self._left()}")
         return values
 
     def write_results(self) -> None:
