@@ -223,16 +223,14 @@ def with_weights_of(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's content with other weights and without optimizer state.
 
     Args:
-        model: whose weights it is to hold, in its own precision.
+        model: whose weights it is to hold.
         state: the content; stays as it is.
     """
-    # Only what the file had: a loaded model may hold buffers that its checkpoint does not.
-    weights = model.state_dict()
-    return {
-        **state,
-        "model": {name: weights[name] for name in state["model"]},
-        "last_optimizer_state": None,
-    }
+    # Only what the file had, as it had it: a loaded model may hold buffers that its checkpoint does
+    # not, and old files have entries that today's models lack (_float_tensor of positions).
+    new, old = model.state_dict(), state["model"]
+    weights = {n: new[n].to(old[n].dtype) if n in new else old[n] for n in old}
+    return {**state, "model": weights, "last_optimizer_state": None}
 
 
 def evaluate(

@@ -13,7 +13,8 @@ from fairseq import checkpoint_utils
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel
 
-from neuroprune_fairseq.files.checkpoint import read_checkpoint, write_without_small_weights
+from neuroprune_experiments.evaluation import with_weights_of
+from neuroprune_fairseq.files.checkpoint import read_checkpoint, write_checkpoint
 from neuroprune_fairseq.files.models import model_of
 from neuroprune_fairseq.files.settings import SettingsError, check_settings
 
@@ -115,7 +116,7 @@ def test_a_checkpoint_of_every_age_gives_the_same_model(form, checkpoints, corpu
     path = tmp_path / "old.pt"
     torch.save(copy.deepcopy(old_forms(state)[form]), path)
     models = [model_of(read_checkpoint(path), str(path))]
-    write_without_small_weights(path, tmp_path / "zeroed.pt", 1e-9, corpus)
+    write_checkpoint(with_weights_of(models[0], read_checkpoint(path)), tmp_path / "zeroed.pt")
     for file in (path, tmp_path / "zeroed.pt"):
         models += checkpoint_utils.load_model_ensemble([str(file)], {"data": str(corpus)})[0]
     for model in models:
