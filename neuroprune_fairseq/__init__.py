@@ -9,6 +9,7 @@ compat.check_environment()
 compat.allow_fairseq_checkpoints()
 compat.take_known_settings_only()
 compat.refuse_unwritable_save_dirs()
+compat.refuse_what_does_not_belong_together()
 compat.give_tasks_what_they_lack()
 compat.build_models_in_their_sizes()
 

@@ -48,7 +48,8 @@ def run_train(arguments: list[str]) -> None:
     ]
     plain = TRAIN_FLAGS[:2] + TRAIN_FLAGS[5:] if "--arch" in given else [*TRAIN_FLAGS, *SMALL]
     if "label_smoothed" not in " ".join(arguments + flags):
-        plain = [word for word in plain if word not in ("--label-smoothing", "0.1")]
+        place = plain.index("--label-smoothing")
+        plain = plain[:place] + plain[place + 2 :]
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(parser, [*arguments[:1], *plain, *flags, *arguments[1:]])
     args.tpu = "--tpu" in arguments  # fairseq takes --bf16 to mean a TPU

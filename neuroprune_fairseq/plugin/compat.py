@@ -264,6 +264,31 @@ def remember_best_loss() -> None:
     _when_loaded(_with_best_loss)
 
 
+def refuse_what_does_not_belong_together() -> None:
+    """Let fairseq-train say in one line that a task, a model and a criterion do not fit.
+
+    It looks settings of the one up in another before it sets up any of them.
+    """
+    from fairseq import options
+    from fairseq.tasks import TASK_REGISTRY
+
+    parse = options.parse_args_and_arch
+
+    @functools.wraps(parse)
+    def parse_and_check(*arguments: typing.Any, **settings: typing.Any) -> typing.Any:
+        from neuroprune_fairseq.plugin.belonging import check_belonging
+        from neuroprune_fairseq.plugin.task import PruningTask
+
+        parsed = parse(*arguments, **settings)
+        args = parsed[0] if isinstance(parsed, tuple) else parsed
+        task = TASK_REGISTRY.get(getattr(args, "task", None), object)
+        if getattr(args, "arch", None) and issubclass(task, PruningTask):
+            check_belonging(args)
+        return parsed
+
+    options.parse_args_and_arch = parse_and_check
+
+
 def refuse_unwritable_save_dirs() -> None:
     """Let fairseq-train say in one line that it cannot write to its --save-dir.
 

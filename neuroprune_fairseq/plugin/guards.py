@@ -6,15 +6,19 @@ what is saved then is what was saved before.
 """
 
 import fcntl
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from fairseq import utils
 from fairseq.data import data_utils
 from fairseq.tasks.translation import TranslationTask
 from torch import nn
 
-from neuroprune_fairseq.files.errors import refuse, refusing
+from neuroprune_fairseq.files.errors import reason, refuse, refusing
 
 LOCK_NAME = ".neuroprune.lock"
 _BEFORE = "checkpoints from before are as they were"
@@ -51,6 +55,46 @@ def check_settings(settings: Any) -> None:
         )
     if settings.compact and settings.head_merge == "fc1":
         refuse("--compact excludes --head-merge fc1, which needs all heads in their places")
+    _check_files(settings)
+    _check_machine(settings)
+
+
+def _check_files(settings: Any) -> None:
+    if settings.finetune_from_model is None:
+        return
+    if settings.restore_file != "checkpoint_last.pt":
+        refuse("--finetune-from-model excludes --restore-file; name one file to start from")
+    for what in ("optimizer", "lr_scheduler", "meters", "dataloader"):
+        if getattr(settings, f"reset_{what}"):
+            flag = f"--reset-{what.replace('_', '-')}"
+            refuse(f"--finetune-from-model excludes {flag}, which it implies; drop {flag}")
+
+
+def _check_machine(settings: Any) -> None:
+    flat = not (settings.memory_efficient_fp16 or settings.fp16_no_flatten_grads)
+    if settings.fp16 and flat and (settings.cpu or not torch.cuda.is_available()):
+        refuse("--fp16 needs a GPU, without --cpu; use --bf16 or neither")
+    if settings.num_workers > 0:
+        advice = "reads no data where /dev/shm cannot be written to; use --num-workers 0"
+        with refusing(f"--num-workers {settings.num_workers} {advice}", OSError):
+            multiprocessing.Lock()
+
+
+def check_model_settings(settings: Any) -> None:
+    """Refuse settings of a model that fairseq cannot build one with, to be trained.
+
+    Args:
+        settings: of the model.
+
+    Raises:
+        SystemExit: one line that names the flag.
+    """
+    for side in ("encoder", "decoder"):
+        if getattr(settings, f"{side}_layers_to_keep", None):
+            refuse(
+                f"--{side}-layers-to-keep trains nothing, it is for generation; name a number of "
+                f"layers with --{side}-layers"
+            )
 
 
 def check_whole_run(settings: Any) -> None:
@@ -97,6 +141,48 @@ def check_corpus(task: type, settings: Any) -> None:
         found = pair or data_utils.infer_language_pair(data)[0]
     if not found:
         refuse(f"{data} holds no prepared corpus; scripts/prepare.sh makes one")
+
+
+@contextmanager
+def refusing_missing_files(data: str) -> Iterator[None]:
+    """Within it, a file that a task does not find ends the run in one line."""
+    try:
+        yield
+    except OSError as error:
+        lacking = f"{error.filename} cannot be read ({reason(error)})"
+        refuse(f"{data} is no corpus of this --task: {lacking}; fairseq-preprocess makes one")
+
+
+@contextmanager
+def refusing_batches(max_tokens: int | None = None, **_: Any) -> Iterator[None]:
+    """Within it, a text of which no batches can be made ends the run in one line.
+
+    Args:
+        max_tokens: --max-tokens; sentences that are longer are left out of the training text.
+    """
+    try:
+        yield
+    except IndexError:
+        longer = "every sentence is longer, or longer than the model's positions"
+        refuse(f"--max-tokens {max_tokens}: {longer}; raise it")
+    except Exception as error:
+        if type(error) not in (Exception, AssertionError):  # fairseq's own are of no kind
+            raise
+        refuse(f"--max-tokens {max_tokens}: a sentence is longer ({reason(error)}); raise it")
+
+
+def count_empty_translations_(logging_outputs: list[dict[str, Any]]) -> None:
+    """Let --eval-bleu give a BLEU of 0, in place of none, where all translations are empty.
+
+    fairseq leaves a batch without any words out, and then finds no BLEU to choose the best
+    checkpoint by. A billionth of a word is too little to change any other BLEU.
+
+    Args:
+        logging_outputs: of a batch; changed in place.
+    """
+    counted = [log for log in logging_outputs if "_bleu_totals_0" in log]
+    if counted and not sum(log["_bleu_totals_0"] for log in counted):
+        counted[0]["_bleu_totals_0"] = 1e-9
 
 
 def claim(folder: Path) -> Any:

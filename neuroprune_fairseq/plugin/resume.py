@@ -34,6 +34,7 @@ from neuroprune_fairseq.files.checkpoint import (
     model_settings,
 )
 from neuroprune_fairseq.files.errors import refuse
+from neuroprune_fairseq.plugin.fitting import check_task_state, check_training_state, run_settings
 
 logger = logging.getLogger(__name__)
 
@@ -111,24 +112,33 @@ def checkpoint_to_start_from(settings: Any) -> str | None:
     return getattr(settings, "continue_once", None) or settings.finetune_from_model
 
 
-def check_start(save_dir: str | Path, restore_file: str, pretrained: str | None) -> None:
-    """Refuse to train from a checkpoint that is missing or cannot be read.
+def check_start(settings: Any, task: str) -> tuple[str, dict[str, Any]] | None:
+    """Refuse to train from a checkpoint that is missing, cannot be read, or is of another run.
 
     Args:
-        save_dir: the run's folder.
-        restore_file: --restore-file; fairseq would begin anew where it is missing.
-        pretrained: --finetune-from-model, if any; a run that is resumed needs it no more.
+        settings: of the task, with plugin.flags.TaskFlags. fairseq would begin anew where
+            --restore-file is missing; a run that is resumed needs --finetune-from-model no more.
+        task: name of the task's class.
+
+    Returns:
+        The file and its content, tensors read where they are looked at; None for a run that
+        starts anew.
 
     Raises:
         SystemExit: one line that names the file.
     """
-    settings = Namespace(
-        save_dir=save_dir, restore_file=restore_file, finetune_from_model=pretrained
-    )
-    if path := checkpoint_to_start_from(settings):
-        state = load_data(path, lazily=True)
-        if not isinstance(state, dict) or "model" not in state:
-            refuse(f"{path} is no checkpoint of fairseq-train (it lacks 'model')")
+    files = {name: getattr(settings, name) for name in ("save_dir", "restore_file")}
+    resumed = checkpoint_to_start_from(Namespace(**files, finetune_from_model=None))
+    path = resumed or settings.finetune_from_model
+    if path is None:
+        return None
+    state = load_data(path, lazily=True)
+    if not isinstance(state, dict) or "model" not in state:
+        refuse(f"{path} is no checkpoint of fairseq-train (it lacks 'model')")
+    if resumed:
+        check_task_state(path, state, task)
+        check_training_state(path, state, run_settings(settings))
+    return path, state
 
 
 def follow_checkpoint_(settings: Any) -> None:

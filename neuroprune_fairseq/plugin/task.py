@@ -7,7 +7,7 @@ from typing import Any
 from fairseq.logging import metrics
 
 from neuroprune_fairseq.files.errors import refusing
-from neuroprune_fairseq.plugin import compat, guards, resume, workers
+from neuroprune_fairseq.plugin import compat, fitting, guards, resume, workers
 from neuroprune_fairseq.plugin.loop import Loop
 from neuroprune_fairseq.plugin.trainer import check_run
 
@@ -27,7 +27,8 @@ class PruningTask:
     def setup_task(cls, cfg, **kwargs):
         guards.check_workers(cfg)
         guards.check_corpus(cls, cfg)
-        return super().setup_task(cfg, **kwargs)
+        with guards.refusing_missing_files(cfg.data):
+            return super().setup_task(cfg, **kwargs)
 
     @classmethod
     def load_dictionary(cls, filename):
@@ -47,6 +48,7 @@ class PruningTask:
         settings = self.loop.settings
         if not from_checkpoint:  # a training run, which loads checkpoint_last.pt next
             guards.check_settings(settings)
+            guards.check_model_settings(cfg)
             compat.allow_fairseq_broadcasts()
             compat.write_checkpoints_whole()
             compat.remember_best_loss()
@@ -55,9 +57,11 @@ class PruningTask:
             if workers.is_first():
                 resume.rescue_last_checkpoint(settings.save_dir)
             workers.wait_for_all()
-            pretrained = settings.finetune_from_model
-            resume.check_start(settings.save_dir, settings.restore_file, pretrained)
-        return super().build_model(cfg, from_checkpoint)
+            start = resume.check_start(settings, type(self).__name__)
+        model = super().build_model(cfg, from_checkpoint)
+        if not from_checkpoint and start:
+            fitting.check_model(*start, model, cfg)
+        return model
 
     def use_trainer(self, trainer: Any) -> None:
         """Before an epoch begins (compat.tell_tasks_their_trainer)."""
@@ -67,12 +71,14 @@ class PruningTask:
 
     def get_batch_iterator(self, dataset, *args, epoch=1, **kwargs):
         if dataset is not self.datasets.get(self.loop.settings.train_subset):
-            return super().get_batch_iterator(dataset, *args, epoch=epoch, **kwargs)
+            with guards.refusing_batches(**kwargs):
+                return super().get_batch_iterator(dataset, *args, epoch=epoch, **kwargs)
         rebuilt = kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")
         kept = self.can_reuse_epoch_itr(dataset) and not rebuilt
         # Batches that are kept must be those of a run that was never killed: epoch 1's.
         made_in = 1 if kept else epoch
-        iterator = super().get_batch_iterator(dataset, *args, epoch=made_in, **kwargs)
+        with guards.refusing_batches(**kwargs):
+            iterator = super().get_batch_iterator(dataset, *args, epoch=made_in, **kwargs)
         if not isinstance(iterator, resume.RunIterator):
             iterator = resume.RunIterator.of(iterator, epoch)
         if kept:
@@ -113,6 +119,8 @@ class PruningTask:
         self.loop.before_validation()
 
     def reduce_metrics(self, logging_outputs, criterion):
+        if getattr(self.loop.settings, "eval_bleu", False):
+            guards.count_empty_translations_(logging_outputs)
         super().reduce_metrics(logging_outputs, criterion)
         for name, value in self.loop.meters.items():
             metrics.log_scalar(name, value, weight=0, round=4)  # weight 0: the latest value
@@ -123,4 +131,5 @@ class PruningTask:
         return {type(self).__name__: self.loop.state_dict()}
 
     def set_checkpoint_dict(self, state):
-        self.loop.load_state_dict(state)
+        with refusing("the pruner's state in the checkpoint is damaged; take another checkpoint"):
+            self.loop.load_state_dict(state)

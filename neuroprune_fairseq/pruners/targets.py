@@ -222,6 +222,8 @@ class Targets(Pruner):
     def _make_schedule(self, run: Run) -> Schedule:
         """From a tenth of the run to --target-update, by default two thirds of it."""
         end = self._end if self._end else 2 * run.length // 3
+        if not self._end and run.length < 2:
+            refuse("a target needs a run of two updates; raise --max-update or --max-epoch")
         if not 1 <= end <= run.length:
             refuse(f"--target-update {end} must be within the run's {run.length} updates")
         return Schedule(min(run.length // 10, end - 1), end, max(1, self._interval))
