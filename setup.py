@@ -4,6 +4,8 @@ fairseq is an extra, not a requirement: several packages provide it, many people
 from git, and ``pip install .`` must not replace the one that is already there.
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 HAS_WHEEL = 'python_version < "3.13" and sys_platform == "linux" and platform_machine == "x86_64"'
@@ -19,6 +21,8 @@ FAIRSEQ = [
 CTRANSLATE2 = ["ctranslate2>=4.8"]
 # Spells the numbers of the toy corpus in German and English.
 NUM2WORDS = ["num2words>=0.5.13"]
+# The site of docs/, with the docstrings: make docs.
+DOCS = ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 
 # What neuroprune_experiments (neuroprune-frontier, neuroprune-report) needs and training does not.
 EXPERIMENTS = ["optuna>=4.9", "matplotlib", "jinja2", "tabulate"]
@@ -27,6 +31,8 @@ setup(
     name="neuroprune_fairseq",
     version="0.1.0",
     description="NeuroPrune for fairseq: Transformers that become sparse while they train",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="MIT",
     author="The neuroprune_fairseq authors",
     packages=find_packages(include=["neuroprune_*"]),
@@ -47,6 +53,7 @@ setup(
         "ctranslate2": CTRANSLATE2,
         "data": NUM2WORDS,
         "experiments": EXPERIMENTS,
+        "docs": DOCS,
         "dev": [
             *("pytest", "pytest-xdist", "hypothesis", "ruff", "mutmut>=3.8"),
             *(*CTRANSLATE2, *NUM2WORDS, *EXPERIMENTS),

@@ -1,0 +1,164 @@
+"""README and docs: links lead somewhere, commands parse, examples run, numbers are measured."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from statistics import mean
+
+import doc_commands
+import pytest
+import torch
+
+from neuroprune_fairseq.method.sparsity import head_mask
+from neuroprune_fairseq.pruners.base import Run
+from neuroprune_fairseq.structure import attention_blocks
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOT_PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md")
+PAGES = [*ROOT_PAGES, *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/**/*.md")))]
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", re.M)
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def prose(page: str) -> str:
+    """A page without its code."""
+    return re.sub(r"`[^`\n]*`", "", doc_commands.BLOCK.sub("", read(page)))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that both a host of repositories and the site give to headings."""
+    text = doc_commands.BLOCK.sub("", page.read_text(encoding="utf-8"))
+    titles = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    for match in LINK.finditer(prose(page)):
+        target = match[1] or match[2]
+        if re.match(r"https?://", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_short_link_is_defined(page):
+    text = prose(page)
+    defined = set(re.findall(r"^\[([^\]]+)\]: ", text, re.M))
+    used = re.findall(r"\[([^\]]+)\](?![(:\[])", re.sub(r"\[[^\]]*\]\[", "[", text))
+    assert set(used) <= defined
+
+
+COMMANDS = [(page, line) for page in PAGES for line in doc_commands.commands_in(read(page))]
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_every_command_parses(page, command):
+    doc_commands.parse(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "fairseq-train data --task translation_neuroprune --target-sparsitty 0.5",
+        "fairseq-train data --task translation_dsp",
+        "neuroprune-compact in.pt",
+        "neuroprune-none in.pt",
+        "bash scripts/pretrain.sh --data d --save-dir s --no-such-flag",
+        "bash scripts/quickstart.sh --no-such-flag",
+        "bash scripts/none.sh",
+        "python benchmarks/training.py sideways",
+        "make gold",
+        "pip install '.[none]'",
+    ],
+)
+def test_a_wrong_command_does_not_parse(command):
+    with pytest.raises((AssertionError, SystemExit)):
+        doc_commands.parse(command)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_example_is_python(page):
+    for example in doc_commands.python_in(read(page)):
+        ast.parse(example)
+
+
+def test_the_example_of_a_method_prunes(build_model):
+    names: dict = {"__name__": "magnitude"}
+    exec(doc_commands.python_in(read("docs/adding-a-method.md"))[0], names)
+    model = build_model(encoder_layers=1, decoder_layers=1)
+    first = attention_blocks(model)[0]
+    with torch.no_grad():  # head 4 writes most, then head 1
+        first.out_proj.weight[:, 32:40] = 3.0
+        first.out_proj.weight[:, 8:16] = 2.0
+    names["Magnitude"](names["MagnitudeFlags"](heads_per_module=2)).end_epoch(Run(model))
+    assert head_mask(first).nonzero().flatten().tolist() == [1, 4]
+    assert [int(head_mask(block).sum()) for block in attention_blocks(model)] == [2, 2, 2]
+
+
+def test_the_readme_is_short_and_narrow():
+    lines = read("README.md").splitlines()
+    assert len(lines) <= 150
+    assert max(map(len, lines)) <= 120
+
+
+def records(name: str) -> list[dict]:
+    return [json.loads(line) for line in read(f"results/{name}.jsonl").splitlines()]
+
+
+def cells(page: str) -> dict[str, list[str]]:
+    """The rows of a page's tables by their first cell."""
+    rows = [line.strip("| ").split("|") for line in read(page).splitlines() if line[:1] == "|"]
+    return {row[0].strip("` "): [cell.strip() for cell in row[1:]] for row in rows}
+
+
+def cut(method: str, sparsity: float) -> float:
+    """Test BLEU of the model that is best on the validation set at this sparsity."""
+    found = [
+        record
+        for record in records("sparsity")
+        if (record["method"], record["asked_sparsity"]) == (method, sparsity)
+    ]
+    best = max((r for r in found if r["subset"] == "valid"), key=lambda r: r["bleu"])["label"]
+    [bleu] = [r["bleu"] for r in found if (r["label"], r["subset"]) == (best, "test")]
+    return bleu
+
+
+def test_the_readmes_table_holds_what_was_measured():
+    bleu = {record["label"]: record["bleu"] for record in records("multi30k")}
+
+    def seeds(label: str) -> str:
+        found = [bleu[name] for name in (label, f"{label}-s2", f"{label}-s3")]
+        return f"{mean(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+
+    expected = {
+        "fine-tuned without pruning": f"{bleu['plain']:.2f}",
+        "--target-sparsity 0.5": f"{bleu['target-s0.5']:.2f}",
+        "--target-sparsity 0.7": f"{bleu['target-s0.7']:.2f}",
+        "the paper's method, cut to 70 %": f"{cut('neuroprune', 0.7):.2f}",
+        "plain l1, cut to 70 %": f"{cut('l1', 0.7):.2f}",
+        "--target-heads 36 --target-sparsity 0.785`, three seeds": seeds("target-h36-s0.785"),
+        "DSP, 36 heads, three seeds": seeds("dsp-36"),
+        "the paper's method, α 1e-3, β 0.1, θ 0.3, three seeds": seeds("np-a1e-3-b0.1-t0.3"),
+    }
+    shown = cells("README.md")
+    assert {name: shown[name][-1] for name in expected} == expected
+
+
+def test_the_readmes_quickstart_table_is_one_that_the_quickstart_printed():
+    shown = cells("README.md")
+    for record in records("quickstart"):
+        if record["label"] in shown:
+            parts = [f"{record[f'{part}_sparsity']:.3f}" for part in ("attn", "mlp")]
+            heads = f"{record['heads_kept']} of {record['heads_total']}"
+            assert shown[record["label"]] == [f"{record['bleu']:.2f}", heads, *parts]
+    assert shown.keys() >= {"dense"}
