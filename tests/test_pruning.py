@@ -284,3 +284,33 @@ def test_idle_neurons_stay_where_the_activation_is_not_known(build_model):
     prune_idle_neurons_(model)
     assert mlp.fc1.bias[3] == 1.0
     assert pruned_neurons(later).tolist() == [7]
+
+
+@pytest.mark.parametrize("every_weight", [False, True])
+def test_a_zero_mask_holds_what_was_zero_and_nothing_else(build_model, every_weight):
+    """Everything is set to 1 behind the mask's back: only what is held is 0 again."""
+    model = build_model(encoder_layers=1, decoder_layers=1)
+    attention, mlp = attention_blocks(model)[1], mlp_blocks(model)[0]
+    zero_heads_(attention, torch.tensor([1, 4]))
+    zero_neurons_(mlp, torch.tensor([7]))
+    with torch.no_grad():
+        attention.v_proj.weight[3, 5] = mlp.fc2.weight[2, 9] = 0.0  # scattered
+        attention.out_proj.weight[0, 0] = 0.0  # no prunable weight
+    expected = {name: torch.ones_like(p) for name, p in model.named_parameters()}
+    rows = [*range(8, 16), *range(32, 40)]
+    for projection in ("q_proj", "k_proj", "v_proj"):
+        expected[f"{attention.name}.{projection}.weight"][rows] = 0.0
+        expected[f"{attention.name}.{projection}.bias"][rows] = 0.0
+    expected[f"{attention.name}.out_proj.weight"][:, rows] = 0.0
+    expected[f"{mlp.name}.fc1.weight"][7] = expected[f"{mlp.name}.fc1.bias"][7] = 0.0
+    expected[f"{mlp.name}.fc2.weight"][:, 7] = 0.0
+    if every_weight:
+        expected[f"{attention.name}.v_proj.weight"][3, 5] = 0.0
+        expected[f"{mlp.name}.fc2.weight"][2, 9] = 0.0
+    mask = ZeroMask(model, every_weight)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+    mask.hold_()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
