@@ -90,7 +90,7 @@ def generate(
     Raises:
         SystemExit: one line, when fairseq-generate fails.
     """
-    command = [sys.executable, "-m", "fairseq_cli.generate", str(data), "--path", str(checkpoint)]
+    command = [sys.executable, "-m", "fairseq_cli.generate", str(data), f"--path={checkpoint}"]
     command += ["--user-dir", str(PACKAGE), *settings.arguments()]
     # No modules from the folder in which the user happens to be, and UTF-8 on every terminal.
     plain = {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}

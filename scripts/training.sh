@@ -100,6 +100,7 @@ note_seconds() {
 # finetune_neuroprune.sh and finetune_baseline.sh share comes from their options.
 finetune() {
   local word model=()
+  case $pretrained in -*) pretrained=./$pretrained ;; esac # no flag
   [ -z "$dropout" ] || check_number dropout
   while IFS= read -r -d '' word; do
     model+=("$word")

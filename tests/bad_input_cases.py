@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bad_input_training import DAMAGED, TRAINING, Case
 
-
-@dataclass(frozen=True)
-class Case:
-    """A command line in a folder of good and bad files (bad_input_files.make_files)."""
-
-    command: str
-    arguments: str
-    says: str  # part of the line, a regular expression
-    new: str = "-"  # what may be there afterwards, a regular expression
-    disk: int | None = None  # no file may grow beyond so many bytes
-
-
-SAVE = r"save(/(\.neuroprune\.lock|crash\.pt))?"
-EPOCH = r"save(/(\.neuroprune\.lock|neuroprune\.jsonl))?"
 STUDY = r"study(/study\.db(-journal)?)?"
 LOCKS = r"(save|done)(/\.lock)?"
-TRAIN = "corpus --save-dir save --max-epoch 1"
-DSP = f"{TRAIN} --task translation_neuroprune --pruner dsp --criterion label_smoothed_cross_entropy"
 TUNE = "--data corpus --pretrained good.pt --save-dir save"
 TEXT = "--out out --source-lang de --target-lang en --vocab-size 60 --workers 1"
 TEXTS = f"{TEXT} --train-pref raw/train --valid-pref raw/valid --test-pref raw/test"
 STUDIES = "run --method dsp --grid heads-to-keep=2 --data corpus --pretrained good.pt --out study"
 IWSLT = "--out out --archive"
-DAMAGED = r"is damaged, no checkpoint, or holds more than data, which is not loaded"
 
 CHECKPOINTS = [
     ("missing.pt", "missing.pt: no such checkpoint"),
@@ -72,6 +55,10 @@ CASES = [
     Case("compact", "earlier.pt out.pt", "earlier version; run neuroprune-compact on the original"),
     Case("compact", "quant-noise.pt out.pt", "trained with --quant-noise-pq cannot be made"),
     Case("compact", "good.pt out.pt", "OUT out.pt cannot be written; make room", disk=10_000),
+    Case("compact", "huge.pt out.pt", "the model's own logits are not finite: some of its weights"),
+    Case(
+        "export", "good.pt out --data corpus --sentencepiece-model file", "is no model of sentence"
+    ),
     Case("export", "good.pt out --quantization int3", "--quantization: invalid choice: 'int3'"),
     Case("export", "mkdir.pt out", DAMAGED),
     Case("export", "nan.pt out", "is not finite"),
@@ -215,6 +202,7 @@ CASES = [
     Case("finetune_neuroprune.sh", f"{TUNE} --penalty-solver x", "one of subgradient proximal"),
     Case("finetune_neuroprune.sh", f"{TUNE} --dropout x", "--dropout must be a number"),
     Case("finetune_neuroprune.sh", f"{TUNE} --pretrained mkdir.pt", DAMAGED),
+    Case("finetune_neuroprune.sh", f"{TUNE} --pretrained -x.pt", f"/-x.pt {DAMAGED}"),
     Case("finetune_baseline.sh", f"{TUNE} --method x", "--method must be dsp, voita, michel or l1"),
     Case("finetune_baseline.sh", f"{TUNE} --method dsp", "--method dsp needs --heads-to-keep"),
     Case("finetune_baseline.sh", f"{TUNE} --method l1", "--method l1 needs --l1-penalty-weight"),
@@ -231,68 +219,5 @@ CASES = [
     Case("quickstart.sh", "--out {here}/file", "--out .*file cannot be made; name another folder"),
     Case("quickstart.sh", "--out {here}/raw", "--out .*raw holds something else.*; name a new"),
     Case("evaluate.sh", "--data corpus", "--checkpoint"),
-    Case("fairseq-train", "nowhere --save-dir save", "nowhere: no such corpus; scripts/prep", SAVE),
-    Case("fairseq-train", "raw --save-dir save", "raw holds no prepared corpus; scripts/pre", SAVE),
-    Case("fairseq-train", "no-dictionary --save-dir save", "no dictionary that can be read", SAVE),
-    Case("fairseq-train", "bad-dictionary --save-dir save", "no dictionary that can be read", SAVE),
-    Case("fairseq-train", "no-training-text --save-dir save", "no text 'train' to read; s", SAVE),
-    *(
-        Case("fairseq-train", f"{TRAIN} {flags}", says, SAVE)
-        for flags, says in {
-            "--attn-penalty-weight=-1": "--attn-penalty-weight -1.0 must be a finite number >= 0",
-            "--mlp-penalty-weight nan": "--mlp-penalty-weight nan must be a finite number >= 0",
-            "--near-zero inf": "--near-zero inf must be a finite number >= 0",
-            "--head-distance-threshold=-1": "threshold -1.0 is not a distance; it must be >= 0",
-            "--head-merge x": "--head-merge x is none of out_proj, fc1, none",
-            "--head-criterion x": "--head-criterion x is none of both, importance, redundancy",
-            "--penalty-solver x": "--penalty-solver x is none of subgradient, proximal",
-            "--target-heads 0": "--target-heads 0 must be a number of heads",
-            "--target-heads 99": "--target-heads 99 must be 1 to 18, the heads that",
-            "--target-sparsity 1.5": r"--target-sparsity 1.5 must be a share in \[0, 1\)",
-            "--target-heads 9 --head-distance-threshold 1": "drop --head-distance-threshold",
-            "--target-heads 9 --target-update 999": "--target-update 999 must be within the run",
-            "--target-heads 9 --patience 2": "--patience could end the run before .*; drop it",
-            "--arch lstm": "the model has no attention modules to prune; name a Transformer",
-            "--lr 1e999 --max-tokens 9999": "is not finite after 1 updates; lower --lr",
-            "--lr 1e30": "update 2 failed .*; lower --lr or the penalties' weights",
-            "--attn-penalty-weight 1e38 --clip-norm 1": "update 1 failed .*; lower --lr or the",
-            "--finetune-from-model nan.pt": "update 1 failed .gradients are Nan/Inf.; lower",
-            "--finetune-from-model missing.pt": "missing.pt: no such checkpoint",
-            "--finetune-from-model mkdir.pt": f"mkdir.pt {DAMAGED}",
-            "--restore-file missing.pt": "missing.pt: no such checkpoint",
-            "--restore-file cut.pt": f"cut.pt {DAMAGED}",
-            "--restore-file earlier.pt": "earlier version; run neuroprune-compact on the original",
-            "--restore-file sizes.pt": "per_layer_config of the compact checkpoint does not fit",
-            "--restore-file code-nested.pt": "code-nested.pt holds code in its setting xformers",
-            "--finetune-from-model code-in-task.pt": "code-in-task.pt holds code in its setting",
-            "--restore-file other.pt": "other.pt is no checkpoint .*it lacks 'model'",
-            "--ddp-backend fully_sharded": "--ddp-backend fully_sharded cannot prune; use pytor",
-            "--ddp-backend slowmo": "--ddp-backend slowmo cannot prune; use pytorch_ddp or leg",
-            "--use-bmuf": "--use-bmuf cannot prune; drop it",
-            "--tpu": "--tpu, which --bf16 implies for fairseq-train, is not supported; use --fp16",
-        }.items()
-    ),
-    Case(
-        *("fairseq-train", "corpus --save-dir save --target-heads 9"),
-        *("--max-epoch or --max-update is needed", SAVE),
-    ),
-    Case(
-        *("fairseq-train", f"{TRAIN} --task translation --penalty-solver proximal"),
-        *("--penalty-solver proximal needs a task with a pruner: translation_neuroprune", SAVE),
-    ),
-    Case(
-        "fairseq-train",
-        f"{TRAIN} --memory-efficient-bf16 --penalty-solver proximal --mlp-penalty-weight 1",
-        "--penalty-solver proximal needs fp32 weights.*; use --fp16, --bf16 or --amp",
-        SAVE,
-    ),
-    Case("fairseq-train", f"{DSP} --heads-to-keep 0", "--target-heads 0 must be a number", SAVE),
-    Case("fairseq-train", f"{DSP} --heads-to-keep 19", "19 must be 1 to 18, the heads that", SAVE),
-    Case("fairseq-train", f"{DSP} --heads-to-keep 2 --dsp-mode x", "--dsp-mode x is none of", SAVE),
-    Case(
-        "fairseq-train", f"{DSP} --heads-to-keep 2 --patience 1", "--patience could end the", SAVE
-    ),
-    Case("fairseq-train", f"{TRAIN} --save-dir taken", "another training is running there; name"),
-    Case("fairseq-train", "corpus --save-dir file/save", "--save-dir file/save cannot be written"),
-    Case("fairseq-train", TRAIN, "save/checkpoint1.pt cannot be written .*; make", EPOCH, 99_000),
+    *TRAINING,
 ]

@@ -105,6 +105,11 @@ def _make_checkpoints(folder: Path) -> None:
             s["cfg"]["model"], "adaptive_softmax_cutoff", CODE.encode()
         ),
         "no-number": lambda s: setattr(s["cfg"]["model"], "encoder_layers", "many"),
+        "huge": lambda s: s["model"]["encoder.layers.0.fc1.weight"].fill_(1e30),
+        "begun-earlier": lambda s: s["extra_state"].update(TranslationDspTask={"num_updates": 1}),
+        "other-task": lambda s: s["extra_state"].update(OtherTask={"pruner": "dsp"}),
+        "broken-state": lambda s: s["extra_state"]["TranslationNeuropruneTask"].update(state=7),
+        "no-state": lambda s: s["extra_state"].update(TranslationNeuropruneTask={"a": 1}),
         "mkdir": lambda s: s.update(extra_state=Payload(os.mkdir, "executed")),
         "eval": lambda s: s["cfg"].update(model=Payload(eval, CODE)),
     }.items():
@@ -112,6 +117,7 @@ def _make_checkpoints(folder: Path) -> None:
         torch.save(bad, folder / f"{name}.pt")
     torch.save({"weights": torch.ones(2)}, folder / "other.pt")
     whole = (folder / "good.pt").read_bytes()
+    (folder / "-x.pt").write_bytes(whole[: len(whole) // 2])
     for name, content in {
         "cut": whole[: len(whole) // 2],
         "empty": b"",

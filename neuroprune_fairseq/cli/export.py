@@ -64,9 +64,18 @@ def _check_sentences(task: Any, subset: str, wanted: int, data: str) -> tuple[An
     return dataset, range(min(wanted, len(dataset)))
 
 
+def _check_sentencepiece_model(path: Path) -> None:
+    if importlib.util.find_spec("sentencepiece") is None:
+        return
+    sentencepiece = importlib.import_module("sentencepiece")
+    with refusing(f"--sentencepiece-model {path} is no model of sentencepiece"):
+        sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
+
+
 def _sentencepiece_model(named: str | None, data: str) -> Path | None:
     path = Path(named or Path(data) / "spm.model")
     if path.is_file():
+        _check_sentencepiece_model(path)
         return path
     if named:
         refuse(f"--sentencepiece-model {named}: no such file")

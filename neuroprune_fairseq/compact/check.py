@@ -12,6 +12,8 @@ from fairseq.models.nat import FairseqNATModel
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor, nn
 
+from neuroprune_fairseq.files.errors import refuse
+
 BATCHES, SENTENCES, LONGEST, BEAM = 3, 8, 20, 4
 
 
@@ -72,12 +74,19 @@ def _outputs(model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
 
 @torch.no_grad()
 def logit_difference(first: nn.Module, second: nn.Module, inputs: dict[str, Any]) -> float:
-    """Largest difference of the teacher-forced logits, relative to the largest logit."""
+    """Largest difference of the teacher-forced logits, relative to the largest logit.
+
+    Raises:
+        SystemExit: one line, when the first model has none to compare with.
+    """
     worst = 0.0
     for expected, found in zip(_outputs(first, inputs), _outputs(second, inputs)):
-        if not (expected.isfinite().all() and found.isfinite().all()):
+        if not expected.isfinite().all():
+            refuse("the model's own logits are not finite: some of its weights are too large")
+        if not found.isfinite().all():
             return float("inf")
-        worst = max(worst, ((expected - found).abs().max() / expected.abs().max()).item())
+        largest = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
+        worst = max(worst, ((expected - found).abs().max() / largest).item())
     return worst
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY
 from fairseq.criterions.adaptive_loss import AdaptiveLoss
 from fairseq.criterions.masked_lm import MaskedLmLoss
+from fairseq.criterions.sentence_prediction import SentencePredictionCriterion
 from fairseq.models import (
     ARCH_MODEL_NAME_REGISTRY,
     ARCH_MODEL_REGISTRY,
@@ -26,7 +27,9 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from fairseq.tasks.denoising import DenoisingTask
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.masked_lm import MaskedLMTask
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretrainedBARTTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from neuroprune_fairseq.files.errors import refuse
@@ -41,6 +44,8 @@ _TRAINS = {
     LanguageModelingTask: (FairseqLanguageModel, "a decoder alone (transformer_lm)"),
     MaskedLMTask: (FairseqEncoderModel, "an encoder alone (roberta_base)"),
 }
+_CRITERION_OF = {MaskedLmLoss: MaskedLMTask, SentencePredictionCriterion: SentencePredictionTask}
+_NEEDS = {TranslationMultiSimpleEpochTask: "lang_pairs", TranslationFromPretrainedBARTTask: "langs"}
 _TAKEN_OVER = re.compile(r"\$\{(task|model|criterion)\.(\w+)\}")  # a field's default
 
 
@@ -84,8 +89,14 @@ def check_belonging(args: Namespace) -> None:
         if issubclass(task, kind) and not issubclass(model, wanted):
             refuse(f"--arch {args.arch}: --task {args.task} trains models of {words}; name one")
     criterion = CRITERION_REGISTRY[args.criterion]
-    if issubclass(criterion, MaskedLmLoss) and not issubclass(task, MaskedLMTask):
-        refuse(f"--criterion {args.criterion} is of masked_lm, not of --task {args.task}")
+    for kind, own in _CRITERION_OF.items():
+        if issubclass(criterion, kind) and not issubclass(task, own):
+            refuse(
+                f"--criterion {args.criterion} does not go with --task {args.task}; name another"
+            )
+    for kind, flag in _NEEDS.items():
+        if issubclass(task, kind) and not getattr(args, flag, None):
+            refuse(f"--task {args.task} needs --{flag.replace('_', '-')}")
     if issubclass(criterion, AdaptiveLoss) and not getattr(args, "adaptive_softmax_cutoff", None):
         refuse(f"--criterion {args.criterion} needs --adaptive-softmax-cutoff")
     _check_settings_taken_over(args)

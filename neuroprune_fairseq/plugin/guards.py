@@ -73,7 +73,7 @@ def _check_files(settings: Any) -> None:
 def _check_machine(settings: Any) -> None:
     flat = not (settings.memory_efficient_fp16 or settings.fp16_no_flatten_grads)
     if settings.fp16 and flat and (settings.cpu or not torch.cuda.is_available()):
-        refuse("--fp16 needs a GPU, without --cpu; use --bf16 or neither")
+        refuse("--fp16 trains on a GPU alone; drop it, or use --bf16")
     if settings.num_workers > 0:
         advice = "reads no data where /dev/shm cannot be written to; use --num-workers 0"
         with refusing(f"--num-workers {settings.num_workers} {advice}", OSError):
