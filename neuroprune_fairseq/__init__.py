@@ -9,10 +9,15 @@ compat.check_environment()
 compat.allow_fairseq_checkpoints()
 compat.take_known_settings_only()
 compat.refuse_unwritable_save_dirs()
-compat.give_tasks_what_they_lack()
 compat.build_models_in_their_sizes()
 
-from neuroprune_fairseq.plugin import architectures  # noqa: E402, F401  (registers)
+from neuroprune_fairseq.plugin import (  # noqa: E402
+    architectures,  # noqa: F401  (registers)
+    compat_tasks,
+)
 from neuroprune_fairseq.plugin.registration import prunable_criterion, prunable_task  # noqa: E402
+
+compat_tasks.give_tasks_what_they_lack()
+compat_tasks.seed_noise_of_denoising()
 
 __all__ = ["prunable_criterion", "prunable_task"]

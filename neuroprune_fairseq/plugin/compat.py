@@ -1,6 +1,7 @@
 """What today's torch and Python need so that fairseq runs, and runs safely.
 
-The one place for version checks and for workarounds of fairseq; each has its reason.
+Version checks and workarounds of fairseq, each with its reason; those of its tasks are in
+compat_tasks.py, and there are none elsewhere.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import importlib
 import importlib.util
 import logging
 import re
-import types
 import typing
 from contextlib import suppress
 from pathlib import Path
@@ -75,21 +75,6 @@ def allow_fairseq_checkpoints() -> None:
     import torch
 
     torch.serialization.add_safe_globals([argparse.Namespace])
-
-
-def give_tasks_what_they_lack() -> None:
-    """Let tasks of fairseq read their data: two of them lack a name that is gone.
-
-    Texts that are broken at every sentence ask for ``np.compat.long``, which NumPy 2.4 left out.
-    TranslationFromPretrainedBARTTask asks itself for ``args``, which its base class calls ``cfg``
-    since it has a dataclass.
-    """
-    import numpy
-    from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretrainedBARTTask
-
-    if not hasattr(numpy, "compat"):
-        numpy.compat = types.SimpleNamespace(long=int)
-    TranslationFromPretrainedBARTTask.args = property(lambda task: task.cfg)
 
 
 def build_models_in_their_sizes() -> None:
@@ -168,28 +153,6 @@ def take_known_settings_only() -> None:
 
     checkpoint_utils._upgrade_state_dict = check_and_upgrade
     checkpoint_utils.load_checkpoint_to_cpu = load_checked
-
-
-def tell_tasks_their_trainer() -> None:
-    """Hand the trainer to a task's ``use_trainer`` when an epoch begins.
-
-    A model that gets smaller needs another optimizer and another data-parallel wrapper.
-    fairseq's Trainer makes them anew (``reinitialize``), but its hooks hand a task the model
-    alone, and nothing that a task is given leads to the trainer.
-    """
-    from fairseq.trainer import Trainer
-
-    original = Trainer.begin_epoch
-    if hasattr(original, "__wrapped__"):
-        return  # told already
-
-    @functools.wraps(original)
-    def begin_epoch(trainer, epoch):
-        if hasattr(trainer.task, "use_trainer"):
-            trainer.task.use_trainer(trainer)
-        return original(trainer, epoch)
-
-    Trainer.begin_epoch = begin_epoch
 
 
 def allow_fairseq_broadcasts() -> None:

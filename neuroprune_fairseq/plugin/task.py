@@ -7,7 +7,7 @@ from typing import Any
 from fairseq.logging import metrics
 
 from neuroprune_fairseq.files.errors import refusing
-from neuroprune_fairseq.plugin import compat, guards, resume, workers
+from neuroprune_fairseq.plugin import compat, compat_tasks, guards, resume, workers
 from neuroprune_fairseq.plugin.loop import Loop
 from neuroprune_fairseq.plugin.trainer import check_run
 
@@ -19,7 +19,7 @@ class PruningTask:
         super().__init__(cfg, *args, **kwargs)
         self.loop = Loop(cfg)
         if cfg.compact:
-            compat.tell_tasks_their_trainer()
+            compat_tasks.tell_tasks_their_trainer()
 
     # What is built before training.
 
@@ -60,7 +60,7 @@ class PruningTask:
         return super().build_model(cfg, from_checkpoint)
 
     def use_trainer(self, trainer: Any) -> None:
-        """Before an epoch begins (compat.tell_tasks_their_trainer)."""
+        """Before an epoch begins (compat_tasks.tell_tasks_their_trainer)."""
         if self.loop.settings.compact and self.loop.trainer is None:
             check_run(trainer.cfg)
             self.loop.trainer = trainer
@@ -68,6 +68,9 @@ class PruningTask:
     def get_batch_iterator(self, dataset, *args, epoch=1, **kwargs):
         if dataset is not self.datasets.get(self.loop.settings.train_subset):
             return super().get_batch_iterator(dataset, *args, epoch=epoch, **kwargs)
+        if kwargs.get("num_workers") == 0:
+            # Its thread would draw noise from the generator that dropout is drawing from.
+            kwargs["data_buffer_size"] = 0
         rebuilt = kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")
         kept = self.can_reuse_epoch_itr(dataset) and not rebuilt
         # Batches that are kept must be those of a run that was never killed: epoch 1's.
