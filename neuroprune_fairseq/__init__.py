@@ -11,6 +11,7 @@ compat.take_known_settings_only()
 compat.refuse_unwritable_save_dirs()
 compat.refuse_what_does_not_belong_together()
 compat.give_tasks_what_they_lack()
+compat.seed_noise_of_denoising()
 compat.build_models_in_their_sizes()
 
 from neuroprune_fairseq.plugin import architectures  # noqa: E402, F401  (registers)

@@ -15,6 +15,7 @@ from fairseq.logging import metrics
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.transformer import TransformerModel
 from fairseq_cli import preprocess, train
+from families import USER_DIR, make_data
 
 import neuroprune_fairseq  # noqa: F401  (registers)
 from neuroprune_fairseq.cli import compact as compact_command
@@ -22,8 +23,6 @@ from neuroprune_fairseq.files.checkpoint import read_checkpoint
 from neuroprune_fairseq.files.models import model_of
 from neuroprune_fairseq.method.pruning import zero_heads_
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
-
-USER_DIR = str(Path(__file__).resolve().parent.parent / "neuroprune_fairseq")
 
 TRAIN_FLAGS = [
     *("--user-dir", USER_DIR, "--arch", "transformer_18x6_tiny", "--share-all-embeddings"),
@@ -81,6 +80,12 @@ def corpus(tmp_path_factory) -> Path:
         flags += [f"--{split}pref", str(folder / split)]
     preprocess.main(options.get_preprocessing_parser().parse_args(flags))
     return folder / "bin"
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """Folders of binarised data for other tasks, too: families.make_data."""
+    return make_data(tmp_path_factory.mktemp("families"))
 
 
 @pytest.fixture

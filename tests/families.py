@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from conftest import USER_DIR
 from fairseq import checkpoint_utils, options
 from fairseq.logging import metrics
 from fairseq_cli import preprocess, train
 
+import neuroprune_fairseq
+
+USER_DIR = str(Path(neuroprune_fairseq.__file__).parent)
 DIM, HEADS, NEURONS = 16, 4, 24
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 import re
 from pathlib import Path
 
 import pytest
 import torch
 from fairseq import checkpoint_utils, options
-from fairseq.logging import metrics
 from fairseq.models.roberta import RobertaModel
-from fairseq_cli import eval_lm, generate, preprocess, train, validate
+from fairseq_cli import eval_lm, generate, validate
+from families import HEADS, NEURONS, USER_DIR, stack, train_on
 
 from neuroprune_fairseq.cli.compact import main
 from neuroprune_fairseq.compact import shapes
@@ -23,17 +22,6 @@ from neuroprune_fairseq.files.checkpoint import read_checkpoint
 from neuroprune_fairseq.files.models import load_model, model_of
 from neuroprune_fairseq.method.pruning import zero_heads_
 from neuroprune_fairseq.structure import all_attention, attention_blocks, mlp_blocks
-from tests.conftest import USER_DIR
-
-DIM, HEADS, NEURONS = 16, 4, 24
-
-
-def stack(side, layers=2):
-    return [
-        *(f"--{side}-layers", str(layers), f"--{side}-embed-dim", str(DIM)),
-        *(f"--{side}-attention-heads", str(HEADS), f"--{side}-ffn-embed-dim", str(NEURONS)),
-    ]
-
 
 # By family: the folder of its data, the flags of its run, its attention modules.
 FAMILIES = {
@@ -83,44 +71,10 @@ FAMILIES = {
 }
 
 
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """Folders of binarised data: "pairs", "text" and labelled "sentences"."""
-    folder, rng = tmp_path_factory.mktemp("families"), random.Random(5)
-    for split, size in (("train", 24), ("valid", 8), ("test", 8)):
-        lines = [" ".join(rng.choices("abcdefgh", k=rng.randrange(3, 9))) for _ in range(size)]
-        (folder / f"{split}.de").write_text("\n".join(lines) + "\n")
-        (folder / f"{split}.en").write_text("\n".join(line[::-1] for line in lines) + "\n")
-        (folder / f"{split}.label").write_text("".join(rng.choice("01") + "\n" for _ in lines))
-
-    def binarise(to, source, *flags):
-        texts = [f"--{split}pref={folder / split}" for split in ("train", "valid", "test")]
-        if source == "label":
-            texts = [f"{text}.label" for text in texts]
-        arguments = [*texts, "--destdir", str(folder / to), *flags]
-        preprocess.main(options.get_preprocessing_parser().parse_args(arguments))
-
-    binarise("pairs", "de", "-s", "de", "-t", "en", "--joined-dictionary")
-    for to in ("text", "sentences/input0"):
-        for split in ("train", "valid", "test"):
-            (folder / split).write_text((folder / f"{split}.de").read_text())
-        binarise(to, "de", "--only-source")
-    binarise("sentences/label", "label", "--only-source")
-    return folder
-
-
 def run_train(data, family, folder, *flags):
     """fairseq-train; returns the path of its last checkpoint."""
-    vars(checkpoint_utils.save_checkpoint).clear()
-    vars(train.should_stop_early).clear()
-    metrics.reset()
     where, own, _ = FAMILIES[family]
-    arguments = [str(data / where), "--user-dir", USER_DIR, *own, "--save-dir", str(folder)]
-    arguments += ["--optimizer", "adam", "--lr", "1e-3", "--max-tokens", "200", "--batch-size", "8"]
-    arguments += ["--num-workers", "0", "--cpu", "--log-format", "none", "--no-progress-bar"]
-    parser = options.get_training_parser()
-    train.main(options.parse_args_and_arch(parser, [*arguments, "--max-epoch", "1", *flags]))
-    return folder / "checkpoint_last.pt"
+    return train_on(data / where, folder, *own, "--max-epoch", "1", *flags)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ TASKS = (
 )
 CRITERIONS = (
     *("label_smoothed_cross_entropy", "cross_entropy", "adaptive_loss"),
-    *("masked_lm", "sentence_prediction"),
+    *("masked_lm", "sentence_prediction", "nat_loss"),
 )
 
 

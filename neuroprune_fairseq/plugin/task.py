@@ -73,6 +73,9 @@ class PruningTask:
         if dataset is not self.datasets.get(self.loop.settings.train_subset):
             with guards.refusing_batches(**kwargs):
                 return super().get_batch_iterator(dataset, *args, epoch=epoch, **kwargs)
+        if kwargs.get("num_workers") == 0:
+            # Its thread would draw noise from the generator that dropout is drawing from.
+            kwargs["data_buffer_size"] = 0
         rebuilt = kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")
         kept = self.can_reuse_epoch_itr(dataset) and not rebuilt
         # Batches that are kept must be those of a run that was never killed: epoch 1's.

@@ -12,11 +12,14 @@ from neuroprune_fairseq.plugin.compat.loading import (
     start_ema_from_weights,
     take_known_settings_only,
 )
-from neuroprune_fairseq.plugin.compat.training import (
+from neuroprune_fairseq.plugin.compat.tasks import (
     give_tasks_what_they_lack,
+    seed_noise_of_denoising,
+    tell_tasks_their_trainer,
+)
+from neuroprune_fairseq.plugin.compat.training import (
     refuse_unwritable_save_dirs,
     refuse_what_does_not_belong_together,
-    tell_tasks_their_trainer,
     write_checkpoints_whole,
 )
 
@@ -30,6 +33,7 @@ __all__ = [
     "start_ema_from_weights",
     "remember_best_loss",
     "give_tasks_what_they_lack",
+    "seed_noise_of_denoising",
     "tell_tasks_their_trainer",
     "refuse_what_does_not_belong_together",
     "refuse_unwritable_save_dirs",

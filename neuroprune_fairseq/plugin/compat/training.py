@@ -1,51 +1,13 @@
-"""What fairseq does around a training: tasks, trainer, the writing of checkpoints."""
+"""What fairseq does around a training: what belongs together, the writing of checkpoints."""
 
 from __future__ import annotations
 
 import functools
-import types
 import typing
 from contextlib import suppress
 from pathlib import Path
 
 from neuroprune_fairseq.files.errors import reason, refuse, refusing
-
-
-def give_tasks_what_they_lack() -> None:
-    """Let tasks of fairseq read their data: two of them lack a name that is gone.
-
-    Texts that are broken at every sentence ask for ``np.compat.long``, which NumPy 2.4 left out.
-    TranslationFromPretrainedBARTTask asks itself for ``args``, which its base class calls ``cfg``
-    since it has a dataclass.
-    """
-    import numpy
-    from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretrainedBARTTask
-
-    if not hasattr(numpy, "compat"):
-        numpy.compat = types.SimpleNamespace(long=int)
-    TranslationFromPretrainedBARTTask.args = property(lambda task: task.cfg)
-
-
-def tell_tasks_their_trainer() -> None:
-    """Hand the trainer to a task's ``use_trainer`` when an epoch begins.
-
-    A model that gets smaller needs another optimizer and another data-parallel wrapper.
-    fairseq's Trainer makes them anew (``reinitialize``), but its hooks hand a task the model
-    alone, and nothing that a task is given leads to the trainer.
-    """
-    from fairseq.trainer import Trainer
-
-    original = Trainer.begin_epoch
-    if hasattr(original, "__wrapped__"):
-        return  # told already
-
-    @functools.wraps(original)
-    def begin_epoch(trainer, epoch):
-        if hasattr(trainer.task, "use_trainer"):
-            trainer.task.use_trainer(trainer)
-        return original(trainer, epoch)
-
-    Trainer.begin_epoch = begin_epoch
 
 
 def refuse_what_does_not_belong_together() -> None:
