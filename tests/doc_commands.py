@@ -24,9 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FLAG = re.compile(r"--[a-z][\w-]*")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 # Inline code that is a whole command.
-INLINE = re.compile(
-    r"`((?:bash scripts/|python (?:benchmarks|data-prep)/[^\s`]+ |neuroprune-\w+ |fairseq-\w+ )[^`]*)`"
-)
+_BEGINNINGS = r"bash scripts/|python (?:benchmarks|data-prep)/[^\s`]+ |neuroprune-\w+ |fairseq-\w+ "
+INLINE = re.compile(f"`((?:{_BEGINNINGS})[^`]*)`")
 # Nothing is passed on by these: what matters is that the files exist that they name.
 PLAIN = {"pytest", "cp", "twine", "sbatch"}
 # What fairseq asks for in every run, beside the flags that a recipe passes on.
