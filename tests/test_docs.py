@@ -148,6 +148,12 @@ def test_the_readme_is_short_and_narrow():
     assert max(map(len, lines)) <= 120
 
 
+def test_every_file_of_results_is_described():
+    text = read("results/README.md")
+    for path in (ROOT / "results").iterdir():
+        assert path.stem in text or f"`{path.stem.partition('-')[0]}-*" in text, path.name
+
+
 def records(name: str) -> list[dict]:
     return [json.loads(line) for line in read(f"results/{name}.jsonl").splitlines()]
 
