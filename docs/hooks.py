@@ -23,8 +23,9 @@ def on_files(files: Files, config) -> Files:
 
 def on_page_markdown(markdown: str, page, config, files) -> str:
     """Let links lead to where the site has these files."""
+    up = "../" if page.file.src_uri.startswith("measured/") else ""
     for name, target in PAGES.items():
-        markdown = re.sub(rf"\]\((\.\./)?{re.escape(name)}", f"]({target}", markdown)
+        markdown = re.sub(rf"\]\((\.\./)?{re.escape(name)}", f"]({up}{target}", markdown)
     markdown = markdown.replace("](docs/", "](").replace("](results/", "](measured/")
     return markdown.replace("](../results/README.md", "](measured/index.md").replace(
         "](../results/", "](measured/"

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 from conftest import USER_DIR
@@ -23,9 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FLAG = re.compile(r"--[a-z][\w-]*")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 # Inline code that is a whole command.
-INLINE = re.compile(
-    r"`((?:bash scripts/|python (?:benchmarks|data-prep)/|neuroprune-\w+ |fairseq-\w+ )[^`]*)`"
-)
+_BEGINNINGS = r"bash scripts/|python (?:benchmarks|data-prep)/[^\s`]+ |neuroprune-\w+ |fairseq-\w+ "
+INLINE = re.compile(f"`((?:{_BEGINNINGS})[^`]*)`")
 # Nothing is passed on by these: what matters is that the files exist that they name.
 PLAIN = {"pytest", "cp", "twine", "sbatch"}
 # What fairseq asks for in every run, beside the flags that a recipe passes on.
@@ -43,7 +43,7 @@ def commands_in(markdown: str) -> Iterator[str]:
     blocks = [text for language, text in BLOCK.findall(markdown) if language == "bash"]
     lines = [line for text in blocks for line in text.replace("\\\n", " ").splitlines()]
     for line in [*lines, *INLINE.findall(BLOCK.sub("", markdown))]:
-        for part in re.split(r"; (?:do )?", line.strip()):
+        for part in re.split(r"; (?:do\b ?)?", line.strip()):
             part = part.replace("$(neuroprune-user-dir)", USER_DIR)
             part = re.sub(r"\$(\w+)", lambda found: variables[found[1]], part)
             if loop := re.match(r"for (\w+) in (\S+)", part):
@@ -59,6 +59,15 @@ def python_in(markdown: str) -> list[str]:
     return [text for language, text in BLOCK.findall(markdown) if language == "python"]
 
 
+def run_python(page: str, name: str) -> ModuleType:
+    """Run the first Python of a page as a module of this name."""
+    module = ModuleType(name)
+    source = python_in((ROOT / page).read_text(encoding="utf-8"))[0]
+    with mock.patch.dict(sys.modules, {name: module}):  # dataclasses look it up
+        exec(compile(source, page, "exec"), vars(module))
+    return module
+
+
 def parse(command: str) -> None:
     """Parse a command.
 
@@ -69,8 +78,8 @@ def parse(command: str) -> None:
     while "=" in words[0]:  # a variable of the environment
         words.pop(0)
     for word in words:
-        if re.match(r"(tests|scripts|benchmarks|data-prep|results)/[\w./-]+$", word):
-            assert "FILE" in word or (ROOT / word).exists(), f"{word} does not exist"
+        if re.match(r"(tests|scripts|benchmarks|data-prep|results)/[\w/-]+\.\w+$", word):
+            assert (ROOT / word).exists(), f"{word} does not exist"
     _parser_of(words[0])(words)
 
 
@@ -85,8 +94,7 @@ def _parser_of(program: str) -> Callable[[list[str]], None]:
 def _train(words: list[str]) -> None:
     if "my_plugin" in words:
         if "my_translation" not in TASK_REGISTRY:
-            example = (ROOT / "docs" / "adding-a-task.md").read_text(encoding="utf-8")
-            exec(compile(python_in(example)[0], "my_plugin", "exec"), {"__name__": "my_plugin"})
+            run_python("docs/adding-a-task.md", "my_plugin")
         words = [USER_DIR if word == "my_plugin" else word for word in words]
     options.parse_args_and_arch(options.get_training_parser(), words[1:])
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shlex
 from pathlib import Path
 from statistics import mean
 
 import doc_commands
 import pytest
 import torch
+from fairseq import options
+from fairseq_cli import generate, train
 
-from neuroprune_fairseq.method.sparsity import head_mask
+from neuroprune_fairseq.cli import compact, export
+from neuroprune_fairseq.files.models import load_model
+from neuroprune_fairseq.method.sparsity import head_mask, measure
 from neuroprune_fairseq.pruners.base import Run
 from neuroprune_fairseq.structure import attention_blocks
 
@@ -54,7 +59,7 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
 def test_every_short_link_is_defined(page):
     text = prose(page)
     defined = set(re.findall(r"^\[([^\]]+)\]: ", text, re.M))
-    used = re.findall(r"\[([^\]]+)\](?![(:\[])", re.sub(r"\[[^\]]*\]\[", "[", text))
+    used = re.findall(r"\[([\w ]+)\](?![(:\[])", re.sub(r"\[[^\]]*\]\[", "[", text))
     assert set(used) <= defined
 
 
@@ -69,8 +74,8 @@ def test_every_command_parses(page, command):
 @pytest.mark.parametrize(
     "command",
     [
-        "fairseq-train data --task translation_neuroprune --target-sparsitty 0.5",
-        "fairseq-train data --task translation_dsp",
+        "fairseq-train data --arch transformer --task translation_neuroprune --target-sparse 0.5",
+        "fairseq-train data --arch transformer --task translation_dsp",
         "neuroprune-compact in.pt",
         "neuroprune-none in.pt",
         "bash scripts/pretrain.sh --data d --save-dir s --no-such-flag",
@@ -93,22 +98,60 @@ def test_every_example_is_python(page):
 
 
 def test_the_example_of_a_method_prunes(build_model):
-    names: dict = {"__name__": "magnitude"}
-    exec(doc_commands.python_in(read("docs/adding-a-method.md"))[0], names)
+    example = doc_commands.run_python("docs/adding-a-method.md", "magnitude")
     model = build_model(encoder_layers=1, decoder_layers=1)
     first = attention_blocks(model)[0]
     with torch.no_grad():  # head 4 writes most, then head 1
         first.out_proj.weight[:, 32:40] = 3.0
         first.out_proj.weight[:, 8:16] = 2.0
-    names["Magnitude"](names["MagnitudeFlags"](heads_per_module=2)).end_epoch(Run(model))
+    example.Magnitude(example.MagnitudeFlags(heads_per_module=2)).end_epoch(Run(model))
     assert head_mask(first).nonzero().flatten().tolist() == [1, 4]
     assert [int(head_mask(block).sum()) for block in attention_blocks(model)] == [2, 2, 2]
+
+
+@pytest.mark.slow
+def test_the_readmes_ten_lines_make_a_smaller_model(run_train, corpus, tmp_path, monkeypatch):
+    pytest.importorskip("ctranslate2")
+    monkeypatch.chdir(tmp_path)
+    small = ["--arch", "transformer_iwslt_de_en"]
+    for stack in ("--encoder", "--decoder"):
+        small += [
+            f"{stack}-layers",
+            "2",
+            f"{stack}-embed-dim",
+            "32",
+            f"{stack}-ffn-embed-dim",
+            "64",
+        ]
+    run_train(*small, "--max-epoch", 1, name="dense", task="translation")
+    Path("dense/checkpoint_last.pt").rename("model.pt")
+    lines = [*doc_commands.commands_in(read("README.md"))]
+    [start] = [number for number, line in enumerate(lines) if line.startswith("fairseq-train")]
+    for line in lines[start : start + 4]:
+        name, *words = shlex.split(line.replace("data-bin/mine", str(corpus)))
+        if name == "fairseq-train":
+            words += [*small, "--cpu", "--max-epoch", "3", "--max-tokens", "400"]
+            train.main(options.parse_args_and_arch(options.get_training_parser(), words))
+        elif name == "fairseq-generate":
+            words += ["--cpu", "--max-len-b", "10"]
+            generate.main(options.parse_args_and_arch(options.get_generation_parser(), words))
+        else:
+            {"neuroprune-compact": compact, "neuroprune-export": export}[name].main(words)
+    pruned = measure(load_model("pruned/checkpoint_last.pt"))
+    assert pruned["total_sparsity"] == pytest.approx(0.5, abs=0.005)
+    assert Path("engine/model.bin").is_file()
 
 
 def test_the_readme_is_short_and_narrow():
     lines = read("README.md").splitlines()
     assert len(lines) <= 150
     assert max(map(len, lines)) <= 120
+
+
+def test_every_file_of_results_is_described():
+    text = read("results/README.md")
+    for path in (ROOT / "results").iterdir():
+        assert path.stem in text or f"`{path.stem.partition('-')[0]}-*" in text, path.name
 
 
 def records(name: str) -> list[dict]:
