@@ -28,7 +28,7 @@ from neuroprune_fairseq.plugin.precision import (
     restore_half_precision_,
 )
 from neuroprune_fairseq.pruners import Run, make_pruner
-from neuroprune_fairseq.structure import attention_blocks
+from neuroprune_fairseq.structure import all_attention
 
 METERS = ("r_attn", "r_mlp", "heads_kept", "attn_sparsity", "mlp_sparsity", "total_sparsity")
 
@@ -98,7 +98,7 @@ class Loop:
         """An epoch begins, also one that is resumed in its middle."""
         settings = self.settings
         if self.run is None:
-            if not attention_blocks(model):
+            if not all_attention(model):
                 refuse("--arch: the model has no attention modules to prune; name a Transformer")
             self.run = Run(model, settings.seed, settings.max_epoch, settings.max_update)
             if workers.is_first():

@@ -127,7 +127,7 @@ class Gated(Pruner):
         found = int(living_heads(run.model).sum())
         if self.keep is not None:
             check_target_heads(self.keep, found)
-        if self.keep == found:
+        if found in (0, self.keep):
             self._finished = True  # nothing to choose
             return
         self.gates = HeadGates(run.model)

@@ -141,4 +141,5 @@ def living_heads(model: nn.Module) -> Tensor:
     Returns:
         (heads_total,), bool, on the CPU, in forward order.
     """
-    return torch.cat([head_mask(block).cpu() for block in attention_blocks(model)])
+    masks = [head_mask(block).cpu() for block in attention_blocks(model)]
+    return torch.cat(masks) if masks else torch.zeros(0, dtype=torch.bool)
