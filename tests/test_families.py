@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from dataclasses import dataclass
 
 import pytest
 import torch
 from fairseq import checkpoint_utils
+from fairseq.tasks import TASK_REGISTRY
 from fairseq.trainer import Trainer
 from families import HEADS, NEURONS, stack, train_on
 
 from neuroprune_fairseq.cli import compact
 from neuroprune_fairseq.files.checkpoint import read_checkpoint
 from neuroprune_fairseq.method.sparsity import measure
-from neuroprune_fairseq.structure import all_attention, attention_blocks
+from neuroprune_fairseq.plugin.flags import TaskFlags
+from neuroprune_fairseq.plugin.registration import TASKS
+from neuroprune_fairseq.structure import all_attention, attention_blocks, mlp_blocks
 
 ENCODER, DECODER = stack("encoder", 1), stack("decoder", 1)
 
@@ -163,14 +167,18 @@ def train_and_kill(monkeypatch, *run):
         train(*run)
 
 
-@torch.no_grad()
-def load(path, data, family):
-    """The model, and its validation loss, as fairseq's own tools load a checkpoint."""
+def load_with_batch(path, data, family):
+    """Model, settings, task and a batch of its data, as fairseq's own tools load a checkpoint."""
     where = {"data": str(data / FAMILIES[family].data)}
     [model], cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], where)
     task.load_dataset("valid")
     iterator = task.get_batch_iterator(task.dataset("valid"), max_sentences=8)
-    batch = next(iterator.next_epoch_itr(shuffle=False))
+    return model, cfg, task, next(iterator.next_epoch_itr(shuffle=False))
+
+
+def load(path, data, family):
+    """The model, and its validation loss."""
+    model, cfg, task, batch = load_with_batch(path, data, family)
     torch.manual_seed(1)  # of the Levenshtein Transformer's noise
     loss, size, _ = task.valid_step(batch, model, task.build_criterion(cfg.criterion))
     return model, float(loss) / float(size)
@@ -252,3 +260,38 @@ def test_a_model_made_compact_after_its_run_computes_the_same(
     assert heads == expected_heads(family, pruner, folder)
     sizes = [sum(p.numel() for p in model.parameters()) for model in (before, after)]
     assert sizes[1] < sizes[0]
+
+
+@pytest.mark.parametrize(("family", "pruner"), sorted(QUICK))
+def test_in_training_the_loss_of_a_batch_gains_the_penalties_of_its_model(
+    family, pruner, run_of, data
+):
+    path = run_of(family, pruner) / "checkpoint_last.pt"
+    model, cfg, task, batch = load_with_batch(path, data, family)
+    cfg.criterion.attn_penalty_weight, cfg.criterion.mlp_penalty_weight = 0.3, 0.5
+    criterion, losses = task.build_criterion(cfg.criterion), []
+    if hasattr(task, "inject_noise"):
+        batch["prev_target"] = task.inject_noise(batch["target"])
+    for criterion.penalties.released in (False, True):
+        torch.manual_seed(1)  # of dropout
+        loss, size, _ = criterion(model.train(), batch)
+        losses.append(loss.item())
+    rows = [torch.cat(block.prunable_weights).abs().sum(0) for block in attention_blocks(model)]
+    expected = 0.3 * sum(row.sqrt().sum().item() for row in rows)
+    for weight in (weight for block in mlp_blocks(model) for weight in block.prunable_weights):
+        missing = (weight.abs() < 1e-4).float().mean(1)
+        expected += 0.5 * (missing * weight.abs().sum(1)).sum().item()
+    assert losses[0] - losses[1] == pytest.approx(float(size) * expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_declares_every_flag_of_the_pruners_with_its_default(name):
+    parser = ArgumentParser(allow_abbrev=False)
+    TASK_REGISTRY[f"{name}_neuroprune"].add_args(parser)
+    declared = {action.dest: action.default for action in parser._actions}
+    flags = {key: flag.default for key, flag in TaskFlags.__dataclass_fields__.items()}
+    told = {key for key, default in flags.items() if str(default).startswith("${")}
+    assert {key: declared[key] for key in flags.keys() - told} == {
+        key: flags[key] for key in flags.keys() - told
+    }
+    assert "data" in declared, "and the task's own"
