@@ -41,7 +41,7 @@ from neuroprune_fairseq.method.pruning import eliminate_redundant_heads
 def _penalty_flags(arguments: argparse.Namespace) -> dict[str, list[str]]:
     """fairseq's own training, and ours with both penalties."""
     ours = [*OURS, "--attn-penalty-weight", "5e-4", "--mlp-penalty-weight", "0.2"]
-    return {"plain": STOCK, "penalties": [*ours, "--penalty-solver", arguments.penalty_solver]}
+    return {"plain": STOCK, "penalties": [*ours, "--penalty-solver", arguments.solver]}
 
 
 def _session(arguments: argparse.Namespace, data: Path, flags: list[str]) -> Session:
@@ -139,9 +139,7 @@ def _parse() -> argparse.Namespace:
         elif name == "pruning":
             part.add_argument("--heads", type=int, default=16, help="of every attention module")
             part.add_argument("--width", type=int, default=1024, help="embed_dim")
-        part.add_argument(
-            "--penalty-solver", choices=["subgradient", "proximal"], default="subgradient"
-        )
+        part.add_argument("--solver", choices=["subgradient", "proximal"], default="subgradient")
     arguments = parser.parse_args()
     check_common_options(parser, arguments)
     return arguments

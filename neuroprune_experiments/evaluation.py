@@ -233,6 +233,18 @@ def with_weights_of(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "model": weights, "last_optimizer_state": None}
 
 
+def surroundings() -> dict[str, str]:
+    """What a measurement depends on beside its command, and when it was made."""
+    return {
+        "git_commit": git_commit(),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+        "fairseq": fairseq.__version__,
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
 def evaluate(
     checkpoint: str | Path,
     data: str | Path,
@@ -281,10 +293,5 @@ def evaluate(
         "data": str(data),
         "tolerance": tolerance,
         "generation_settings": settings.arguments(),
-        "git_commit": git_commit(),
-        "hardware": hardware(),
-        "torch": torch.__version__,
-        "fairseq": fairseq.__version__,
-        "python": platform.python_version(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **surroundings(),
     }

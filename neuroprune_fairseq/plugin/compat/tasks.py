@@ -5,12 +5,6 @@ from __future__ import annotations
 import functools
 import types
 
-import numpy
-import torch
-from fairseq.data import DenoisingDataset
-from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretrainedBARTTask
-from fairseq.trainer import Trainer
-
 
 def give_tasks_what_they_lack() -> None:
     """Let tasks read their data where a name that they use is gone.
@@ -19,6 +13,9 @@ def give_tasks_what_they_lack() -> None:
     TranslationFromPretrainedBARTTask asks itself for ``args``, which its base class calls ``cfg``
     since it has a dataclass.
     """
+    import numpy
+    from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretrainedBARTTask
+
     if not hasattr(numpy, "compat"):
         numpy.compat = types.SimpleNamespace(long=int)
     TranslationFromPretrainedBARTTask.args = property(lambda task: task.cfg)
@@ -30,6 +27,9 @@ def seed_noise_of_denoising() -> None:
     fairseq seeds NumPy for it, but draws most of it from torch's generator. So no two runs had
     the same noise, and a run that was resumed was another run.
     """
+    import torch
+    from fairseq.data import DenoisingDataset
+
     original = DenoisingDataset.__getitem__
     if hasattr(original, "__wrapped__"):
         return
@@ -54,6 +54,8 @@ def tell_tasks_their_trainer() -> None:
     fairseq's Trainer makes them anew (``reinitialize``), but its hooks hand a task the model
     alone, and nothing that a task is given leads to the trainer.
     """
+    from fairseq.trainer import Trainer
+
     original = Trainer.begin_epoch
     if hasattr(original, "__wrapped__"):
         return  # told already
