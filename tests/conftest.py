@@ -14,7 +14,7 @@ from fairseq.data import Dictionary
 from fairseq.logging import metrics
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.transformer import TransformerModel
-from fairseq_cli import preprocess, train
+from fairseq_cli import preprocess, train, validate
 from families import USER_DIR, make_data
 
 import neuroprune_fairseq  # noqa: F401  (registers)
@@ -30,6 +30,12 @@ TRAIN_FLAGS = [
     *("--label-smoothing", "0.1", "--max-tokens", "120", "--num-workers", "0", "--cpu"),
     *("--no-progress-bar", "--log-format", "none"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def keep_log_handlers(monkeypatch):
+    """fairseq-validate removes the log's handlers, pytest's among them."""
+    monkeypatch.setattr(validate, "reset_logging", lambda: None)
 
 
 @pytest.fixture
