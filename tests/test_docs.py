@@ -24,6 +24,8 @@ from neuroprune_fairseq.structure import attention_blocks
 ROOT = Path(__file__).resolve().parent.parent
 ROOT_PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md")
 PAGES = [*ROOT_PAGES, *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/**/*.md")))]
+# Files that a reader is told to write.
+OF_EXAMPLES = ("my_plugin/__init__.py", "neuroprune_fairseq/pruners/magnitude.py")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", re.M)
 
 
@@ -146,6 +148,15 @@ def test_the_readme_is_short_and_narrow():
     lines = read("README.md").splitlines()
     assert len(lines) <= 150
     assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_and_name_that_a_page_points_to_exists(page):
+    for file, name in re.findall(r"`(\w+/[\w/]+\.py)(?:: (\w+))?`", read(page)):
+        places = [base / file for base in (ROOT, ROOT / "neuroprune_fairseq")]
+        found = [path.read_text(encoding="utf-8") for path in places if path.exists()]
+        assert found or file in OF_EXAMPLES, file
+        assert not name or re.search(rf"^(def|class) {name}\b", found[0], re.M), name
 
 
 def test_every_file_of_results_is_described():
