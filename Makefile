@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: help env format lint test smoke mutate clean
+.PHONY: help env format lint test smoke mutate docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -29,6 +29,10 @@ mutate: env  ## change the core line by line and see whether the tests notice (d
 	OMP_NUM_THREADS=1 $(PYTHON) tests/mutate.py run $(MUTANTS)
 	$(PYTHON) tests/mutate.py results
 
+docs: env  ## the documentation as a site in site/, without a warning
+	$(PYTHON) -m pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+
 clean:  ## remove caches and build leftovers; runs and corpora stay
-	rm -rf build dist mutants *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist mutants site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find neuroprune_fairseq data-prep scripts tests -name __pycache__ -type d -exec rm -rf {} +
