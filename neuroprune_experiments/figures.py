@@ -36,9 +36,6 @@ def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
             if suffix == "svg":
                 svg = temporary.read_text(encoding="utf-8")
                 temporary.write_text(document(svg), encoding="utf-8")
-            if suffix == "svg":
-                svg = temporary.read_text(encoding="utf-8")
-                temporary.write_text(document(svg), encoding="utf-8")
         paths.append(path)
     plt.close(figure)
     return paths

@@ -5,6 +5,8 @@ Importing this package registers its architectures, criterions and tasks with fa
 
 from neuroprune_fairseq.plugin import compat
 
+__version__ = "0.1.0"
+
 compat.check_environment()
 compat.allow_fairseq_checkpoints()
 compat.take_known_settings_only()

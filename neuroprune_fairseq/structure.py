@@ -177,7 +177,8 @@ def all_attention(model: nn.Module) -> list[AttentionBlock | RemovedAttention]:
         One block per module; a module that several parts of the model share is one block, under
         the first of its names.
     """
-    modules, found = dict(_unwrap(model).named_modules()), []
+    modules = dict(_unwrap(model).named_modules())
+    found: list[AttentionBlock | RemovedAttention] = []
     for name, module in modules.items():
         if "q_proj" in module._modules and module._modules.keys() >= _PROJECTIONS:
             parent = name.rpartition(".")[0]

@@ -34,7 +34,7 @@ sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1; then
 
 # What the installation depends on; the folder too, since an editable install points to it.
 environment_stamp() {
-  (printf '%s\n' "$ROOT" && cat "$ROOT/setup.py" "$ROOT/constraints.txt") | cksum
+  (printf '%s\n' "$ROOT" && cd "$ROOT" && cat setup.py constraints.txt requirements-lock.txt) | cksum
 }
 
 # Prints the names of the packages that the interpreter $1 lacks, of what training and evaluating
@@ -48,6 +48,15 @@ names = "torch fairseq numpy sacrebleu sentencepiece tqdm".split() + sys.argv[1]
 print(*[name for name in names if importlib.util.find_spec(name) is None], sep=", ")' "${also_needed:-}"
 }
 
+# pip's install in the new environment, with these arguments.
+install() {
+  (cd "$ROOT" && .venv/bin/python -I -m pip install --disable-pip-version-check "$@") >&2 ||
+    environment_error "the installation into $ROOT/.venv failed; the same command goes on from here"
+}
+
+# Every file that is installed from the lock has a known hash: fairseq's wheel comes from a third
+# party. The lock (make lock) holds where that wheel does. torch is not in it: its build, and the
+# many packages that a build for GPUs needs, differ from machine to machine under one version.
 make_environment() {
   local base venv=$ROOT/.venv
   if ! "$venv/bin/python" -I -m pip --version >/dev/null 2>&1; then
@@ -58,9 +67,10 @@ make_environment() {
     "$base" -I -m venv "$venv" >&2 || environment_error "$base -m venv $venv failed"
   fi
   echo "Installing the project and what it needs into $venv: 2 to 5 minutes" >&2
-  (cd "$ROOT" && "$venv/bin/python" -I -m pip install --disable-pip-version-check \
-    -c constraints.txt -e '.[fairseq,dev]') >&2 ||
-    environment_error "the installation into $venv failed; the same command goes on from here"
+  if [ "$(uname -sm)" = "Linux x86_64" ]; then
+    install --require-hashes --no-deps -r requirements-lock.txt
+  fi
+  install -c constraints.txt -e '.[fairseq,dev]'
   environment_stamp >"$venv/.neuroprune-stamp.new"
   mv "$venv/.neuroprune-stamp.new" "$venv/.neuroprune-stamp"
 }

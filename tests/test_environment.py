@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -26,12 +27,13 @@ def checkout(tmp_path):
     (folder / "scripts").mkdir(parents=True)
     for name in ("environment.sh", "allocator.sh"):
         shutil.copy(ROOT / "scripts" / name, folder / "scripts")
-    for name in ("setup.py", "constraints.txt"):
+    for name in ("setup.py", "constraints.txt", "requirements-lock.txt"):
         (folder / name).write_text("1\n")
     write_program(tmp_path / "bin" / "python3.11", "#!/bin/sh\necho 'a shim' >&2\nexit 127\n")
     python = f"""#!/usr/bin/env bash
 case "$*" in
   "-I -m venv "*) mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
+  *"pip install"*"--require-hashes"*) echo locked >>"{tmp_path}/log"; [ ! -e "{tmp_path}/forged" ] ;;
   *"pip install"*) echo install >>"{tmp_path}/log"; sleep 0.3; [ ! -e "{tmp_path}/fail" ] ;;
   *"pip --version"*) [[ $0 = *.venv* ]] ;;
 esac
@@ -51,7 +53,7 @@ esac
 
 def installations(tmp_path) -> int:
     path = tmp_path / "log"
-    return len(path.read_text().splitlines()) if path.exists() else 0
+    return path.read_text().splitlines().count("install") if path.exists() else 0
 
 
 def test_the_environment_is_made_once_by_the_first_python_that_really_runs(checkout, tmp_path):
@@ -63,9 +65,20 @@ def test_the_environment_is_made_once_by_the_first_python_that_really_runs(check
     assert installations(tmp_path) == 1
 
 
-def test_changed_constraints_are_installed(checkout, tmp_path):
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the lock is of another machine")
+def test_a_file_with_another_hash_than_the_lock_names_ends_the_installation(checkout, tmp_path):
+    (tmp_path / "forged").touch()
+    process = checkout()
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert "the installation into" in errors.splitlines()[-1]
+    assert (tmp_path / "log").read_text() == "locked\n"
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "requirements-lock.txt"])
+def test_changed_constraints_are_installed(checkout, tmp_path, name):
     checkout().communicate()
-    (checkout.folder / "constraints.txt").write_text("2\n")
+    (checkout.folder / name).write_text("2\n")
     checkout().communicate()
     assert installations(tmp_path) == 2
 

@@ -19,7 +19,7 @@ from neuroprune_fairseq.files.checkpoint import read_checkpoint, settings_group
 from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
 from neuroprune_fairseq.files.models import load_model_and_task, settings_of
 
-QUANTIZATIONS = ("int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16")
+QUANTIZATIONS: tuple[str, ...] = ("int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16")
 QUANTIZATIONS += ("float16", "bfloat16", "float32")
 SAME, SCORE_LIMIT = 0.99, 1e-3
 MODEL_FILE = "model.bin"  # what an exported model is known by

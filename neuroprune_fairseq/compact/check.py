@@ -42,7 +42,7 @@ def random_batch(model: nn.Module, seed: int) -> dict[str, Any]:
     lengths, longest = lengths.sort(descending=True).values, int(lengths.max())
     position, shape = torch.arange(longest), (SENTENCES, longest)
     source, target = (_dictionary(model, side) for side in ("encoder", "decoder"))
-    first = source or target
+    first: Any = source or target
     tokens = _tokens(first, shape, generator)
     if not (source and target):
         tokens[:, 0] = first.bos()

@@ -42,8 +42,8 @@ def flops_per_token(model: nn.Module, length: int = 25) -> tuple[int, int]:
         keys, queries = _attention_flops(block, length)
         flops["decoder" if block.kind.startswith("decoder") else "encoder"] += queries
         flops["decoder" if block.kind == "decoder_self" else "encoder"] += keys
-    for block in mlp_blocks(model):
-        flops[block.name.partition(".")[0]] += _linear_flops(block.fc1, block.fc2)
+    for mlp in mlp_blocks(model):
+        flops[mlp.name.partition(".")[0]] += _linear_flops(mlp.fc1, mlp.fc2)
     output = getattr(getattr(model, "decoder", None), "output_projection", None)
     if isinstance(output, nn.Linear):
         flops["decoder"] += _linear_flops(output)

@@ -142,8 +142,8 @@ def fold_constants_(model: nn.Module, plan: Plan) -> None:
             values = block.head_rows(block.v_proj.bias)[cut].flatten()
             columns = block.head_columns()[:, cut].flatten(start_dim=1)
             block.out_proj.bias += columns @ values
-    for block in mlp_blocks(model):
-        fold_neurons_(block, _others(plan[block.name], block.fc1.out_features))
+    for mlp in mlp_blocks(model):
+        fold_neurons_(mlp, _others(plan[mlp.name], mlp.fc1.out_features))
 
 
 def _select_outputs_(linear: nn.Linear, kept: Tensor) -> None:
@@ -202,11 +202,11 @@ def cut_(model: nn.Module, plan: Plan) -> None:
         _keep_heads_(model, block, plan[block.name])
         if block.name + INPUTS in plan and len(plan[block.name]):
             _keep_inputs_(block, plan[block.name + INPUTS])
-    for block in mlp_blocks(model):
-        if len(plan[block.name]) < block.fc1.out_features:
-            block.fc2.full_in_features = block.full_ffn_embed_dim
-            _select_outputs_(block.fc1, plan[block.name])
-            _select_inputs_(block.fc2, plan[block.name])
+    for mlp in mlp_blocks(model):
+        if len(plan[mlp.name]) < mlp.fc1.out_features:
+            mlp.fc2.full_in_features = mlp.full_ffn_embed_dim
+            _select_outputs_(mlp.fc1, plan[mlp.name])
+            _select_inputs_(mlp.fc2, plan[mlp.name])
 
 
 def compact(model: nn.Module, plan: Plan | None = None) -> nn.Module:

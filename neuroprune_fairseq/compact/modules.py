@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 
@@ -74,8 +76,9 @@ class ConstantAttention(nn.Module):
         Returns:
             (tgt_len, batch, embed_dim), and (batch, tgt_len, src_len) or None.
         """
-        weights = None
+        weights: Any = None
         if need_weights or need_head_weights:
+            assert key is not None
             real = query.new_ones(key.shape[1], key.shape[0])
             if key_padding_mask is not None:
                 real = real.masked_fill(key_padding_mask.bool(), 0.0)

@@ -51,8 +51,9 @@ def sizes_in(settings: Any) -> Config:
     Returns:
         Plain dictionaries and lists; empty for a whole model.
     """
-    found = getattr(settings, SETTING) if SETTING in settings else None
-    return (OmegaConf.to_container(found) if OmegaConf.is_config(found) else found) or {}
+    found: Any = getattr(settings, SETTING) if SETTING in settings else None
+    found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+    return found or {}
 
 
 def set_sizes_(settings: Any, config: Config) -> None:
@@ -91,7 +92,7 @@ def head_numbers(settings: Any, model: nn.Module, plan: Plan | None = None) -> d
 
 
 def _attention_sizes(block: AttentionBlock | RemovedAttention, heads: list[int]) -> dict[str, Any]:
-    sizes = {}
+    sizes: dict[str, Any] = {}
     if block.num_heads < block.full_num_heads:
         sizes.update(num_attention_heads=block.num_heads, heads=heads)
     if isinstance(block, AttentionBlock) and isinstance(block.q_proj, SelectedLinear):
@@ -101,7 +102,8 @@ def _attention_sizes(block: AttentionBlock | RemovedAttention, heads: list[int])
 
 def _names_by_first(model: nn.Module) -> dict[str, list[str]]:
     """All names of a module, by the first of them: layers may be shared."""
-    first, names = {}, {}
+    first: dict[nn.Module, str] = {}
+    names: dict[str, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(first.setdefault(module, name), []).append(name)
     return names
@@ -163,7 +165,7 @@ def _attention_plan(block: AttentionBlock, sizes: Mapping[str, Any]) -> Plan:
 def _is_of_another_pair(model: nn.Module, layer: str) -> bool:
     """Whether a layer belongs to a language pair that a multilingual model was built without."""
     parts = layer.split(".")
-    return parts[0] == "models" and parts[1:2] and parts[1] not in getattr(model, "models", ())
+    return parts[0] == "models" and len(parts) > 1 and parts[1] not in getattr(model, "models", ())
 
 
 def _entries(config: Config) -> Iterable[tuple[str, str, Any]]:

@@ -109,7 +109,8 @@ def compact_state(
     Raises:
         ValueError: the optimizer's state does not fit the model.
     """
-    old, seen = state["model"], {}
+    old: dict[str, Tensor] = state["model"]
+    seen: dict[Any, str] = {}
     # Only what the file had: a loaded model may hold buffers that its checkpoint does not.
     names = [name for name, _ in after.named_parameters(remove_duplicate=False)]
     names += [name for name in old if name not in names]

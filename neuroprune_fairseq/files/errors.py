@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from neuroprune_fairseq.files.text import print_any_character, printable
 
@@ -53,7 +53,7 @@ class OneLineParser(argparse.ArgumentParser):
     Every command of ours begins with one, so this is where the terminal is prepared.
     """
 
-    def parse_known_args(self, *args, **kwargs):
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
         print_any_character()
         return super().parse_known_args(*args, **kwargs)
 

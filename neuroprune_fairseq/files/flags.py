@@ -92,7 +92,7 @@ def as_dict(settings: Any) -> dict[Any, Any] | None:
 @functools.cache
 def _always_known() -> Kinds:
     groups = (_kind_of_type(hint) for hint in typing.get_type_hints(FairseqConfig).values())
-    tables = [fields_of(group) for group in groups if inspect.isclass(group)]
+    tables = [fields_of(group) for group in groups if isinstance(group, type)]
     names = dict.fromkeys(["arch", "task", "_name", *REGISTRIES], frozenset([NAME]))
     sizes = dict.fromkeys(["neuroprune_shapes", "neuroprune_heads"], frozenset([DATA]))
     own = {**sizes, "neuroprune_arch": frozenset([NAME]), "per_layer_config": frozenset([LAYERS])}
@@ -101,7 +101,7 @@ def _always_known() -> Kinds:
 
 def known_flags(settings: dict[Any, Any]) -> tuple[Kinds, set[str]]:
     """What all flags of the classes named in some settings take, and which are model or task."""
-    named = set()
+    named: set[str] = set()
     for group in (settings, *filter(None, map(as_dict, settings.values()))):
         values = (group.get(key) for key in ("arch", "_name", "task", *REGISTRIES))
         named.update(value for value in values if type(value) is str)

@@ -27,7 +27,7 @@ from neuroprune_fairseq.files.checkpoint import (
 from neuroprune_fairseq.files.errors import refuse, refusing
 
 # Models that are built from a checkpoint's settings, and what is derived from them (bart).
-_KNOWN = (TransformerModelBase, TransformerLanguageModel)
+_KNOWN: tuple[type, ...] = (TransformerModelBase, TransformerLanguageModel)
 _KNOWN += (RobertaModel, MultilingualTransformerModel)
 
 
@@ -41,7 +41,7 @@ def settings_of(state: dict[str, Any], path: str | Path) -> argparse.Namespace:
     Raises:
         SystemExit: one line, when this is none of fairseq's Transformers.
     """
-    settings = copy.copy(model_settings(state))
+    settings: Any = copy.copy(model_settings(state))
     arch = getattr(settings, "arch", None)
     if not issubclass(ARCH_MODEL_REGISTRY.get(arch, object), _KNOWN):
         refuse(f"{path}: architecture {arch!r} is none of fairseq's Transformers")

@@ -16,7 +16,6 @@ Everything else is left out, or makes the file unusable where its model cannot b
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 from argparse import Namespace
 from collections.abc import Iterable
@@ -63,7 +62,7 @@ class SettingsError(Exception):
 # Text.
 
 
-def _literal(node: ast.AST) -> Any:
+def _literal(node: ast.AST | None) -> Any:
     """The value of a literal; sums and products of lists are those that fairseq's help shows."""
     if isinstance(node, ast.Constant) and type(node.value) in (*PLAIN, str):
         if isinstance(node.value, str):
@@ -157,7 +156,7 @@ class _Checker:
     def _as(self, kind: Any, value: Any, depth: int) -> Any:
         """The value as a flag of this kind takes it."""
         text = type(value) is str
-        if inspect.isclass(kind):
+        if isinstance(kind, type):
             return self.group(value, fields_of(kind), depth - 1)
         if kind == NAME and not (text and _NAME.fullmatch(value)):
             raise UnusableError

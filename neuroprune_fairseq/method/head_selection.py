@@ -18,7 +18,7 @@ from neuroprune_fairseq.structure import AttentionBlock, attention_blocks
 HEAD_CRITERIA = ("both", "importance", "redundancy")
 
 # A head that goes: index of its module, head, and the head that replaces it, if any.
-Removal = tuple[int, int, "int | None"]
+Removal = tuple[int, int, int | None]
 Distance = Callable[[AttentionBlock], Tensor]
 
 
@@ -37,7 +37,7 @@ def _dominated(
     living: list[tuple[Tensor, Tensor]], threshold: float
 ) -> list[tuple[float, Removal]]:
     """Algorithm 3 in every module: what it removes at a threshold, with the distances."""
-    removals = []
+    removals: list[tuple[float, Removal]] = []
     for module, (alive, distances) in enumerate(living):
         for i, j in enumerate(find_dominators(distances <= threshold).tolist()):
             if i != j:

@@ -138,6 +138,7 @@ class WeightImportance(_SquaredGradients):
         return [square * fisher for square, fisher in zip(squares, self._of_weights(weights))]
 
     def _of_weights(self, weights: list[Tensor]) -> list[Tensor]:
+        assert self.values is not None
         pieces = self.values.to(weights[0].device).split([weight.numel() for weight in weights])
         return [piece.view_as(weight) for piece, weight in zip(pieces, weights)]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,14 +29,14 @@ class _SumOverRows(torch.autograd.Function):
     """A penalty as one node of the graph: whatever scales the loss scales its gradient, too."""
 
     @staticmethod
-    def forward(ctx, batches: Sequence[RowBatch], term: Term, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, batches: Sequence[RowBatch], term: Term, *weights: Tensor) -> Tensor:
         values, ctx.slopes = zip(*(term(batch) for batch in batches))
         ctx.batches = batches
         return torch.stack(values).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         gradients: list[Tensor] = []
         for batch, slope in zip(ctx.batches, ctx.slopes):
             gradients += batch.split(batch.join().sign_().mul_(slope * gradient))

@@ -100,6 +100,7 @@ def fold_neurons_(mlp: MLPBlock, neurons: Tensor) -> None:
         mlp: one MLP block with biases.
         neurons: (n,) long, which of its idle neurons.
     """
+    assert mlp.activation is not None
     constants = mlp.activation(mlp.fc1.bias[neurons])
     mlp.fc2.bias += mlp.fc2.weight[:, neurons] @ constants
 
@@ -183,6 +184,7 @@ def _merge_(attention: AttentionBlock, merge: str, head: int, dominator: int) ->
         columns = attention.head_columns()
         columns[:, dominator] += columns[:, head]
     elif merge == "fc1":
+        assert attention.mlp is not None  # as was checked
         fc1 = attention.mlp.fc1.weight
         columns = fc1.view(fc1.shape[0], attention.num_heads, -1)
         columns[:, dominator] += columns[:, head]
@@ -274,6 +276,5 @@ def zero_small_weights_(model: nn.Module, tolerance: float) -> None:
         model: a fairseq model, wrapped or not.
         tolerance: magnitude below which a weight goes, >= 0.
     """
-    blocks = [*attention_blocks(model), *mlp_blocks(model)]
-    for weight in prunable_weights(blocks):
+    for weight in prunable_weights([*attention_blocks(model), *mlp_blocks(model)]):
         weight.masked_fill_(weight.abs() < tolerance, 0.0)

@@ -63,12 +63,12 @@ class Loop:
         """
         self.settings = settings
         self.pruner = make_pruner(settings.pruner, settings)
-        self.run: Optional[Run] = None
+        self.run: Any = None  # a Run from the first epoch on
         self.criterion: Optional[nn.Module] = None
         self.iterator: Any = None  # over the training batches
         self.optimizer: Any = None
         self.trainer: Any = None  # with --compact
-        self.meters: dict[str, float] = {}
+        self.meters: dict[str, Any] = {}
         self._zeros: Optional[ZeroMask] = None
         self._holds_weights = self.pruner.holds_weights
         self._restored: dict[str, Any] = {}

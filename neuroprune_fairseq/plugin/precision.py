@@ -77,7 +77,7 @@ def half_precision_state(optimizer: Any) -> dict[str, Any]:
     masters = [master.flatten() for _, master in master_copies(optimizer)]
     if masters:
         state["master_weights"] = torch.cat(masters).cpu()
-    scaler = getattr(optimizer, "scaler", None)
+    scaler: Any = getattr(optimizer, "scaler", None)
     if hasattr(scaler, "state_dict"):  # torch's, with --amp
         state["loss_scaler"] = scaler.state_dict()
     elif scaler is not None:  # fairseq's; its optimizer keeps the scale, but not these counts
@@ -99,7 +99,8 @@ def restore_half_precision_(optimizer: Any, state: dict[str, Any]) -> None:
         saved = state["master_weights"].split([master.numel() for master in masters])
         for master, values in zip(masters, saved):
             master.copy_(values.view_as(master))
-    scaler, counts = getattr(optimizer, "scaler", None), state.get("loss_scaler")
+    scaler: Any = getattr(optimizer, "scaler", None)
+    counts = state.get("loss_scaler")
     if hasattr(scaler, "load_state_dict") and counts:
         scaler.load_state_dict(counts)
     elif scaler is not None and counts:

@@ -64,14 +64,17 @@ def prunable_criterion(name: str) -> type:
 
 
 def _combine(
-    name: str, ours: type, base: type, our_flags: type, flags: Optional[type], register: Any
+    name: str, ours: type, base: Any, our_flags: type, flags: Optional[type], register: Any
 ) -> type:
     """The class and its settings: ours mixed into fairseq's."""
     kind = "Task" if register is register_task else "Criterion"
     title = base.__name__.removesuffix(kind).removesuffix("Loss") + f"Neuroprune{kind}"
-    body = {"__doc__": f"fairseq's {base.__name__}, with a pruner.", "__module__": __name__}
+    body: dict[str, Any] = {
+        "__doc__": f"fairseq's {base.__name__}, with a pruner.",
+        "__module__": __name__,
+    }
     settings_of = (our_flags, flags or FairseqDataclass)
-    settings = dataclass(type(f"{title}Config", settings_of, {"__module__": __name__}))
+    settings: Any = dataclass(type(f"{title}Config", settings_of, {"__module__": __name__}))
     if flags is None:  # a legacy class, whose flags come from a parser
 
         def add_args(parser: Any) -> None:

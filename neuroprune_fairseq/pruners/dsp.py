@@ -87,7 +87,7 @@ class DspRule(ScoreRule):
 
     def __init__(self, flags: DspFlags) -> None:
         super().__init__(0.2 if flags.score_lr is None else flags.score_lr)
-        self._keep = flags.target_heads
+        self._keep = flags.target_heads or 0
         self._is_hard = str(flags.dsp_mode) == "straight-through"
         self._from, self._to = flags.initial_temperature, flags.final_temperature
         self._cooldown = flags.cooldown_updates

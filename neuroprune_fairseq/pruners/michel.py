@@ -67,7 +67,7 @@ class MichelRule(GateRule):
     """
 
     def __init__(self, flags: MichelFlags) -> None:
-        self._keep, self._updates = flags.target_heads, flags.prune_updates
+        self._keep, self._updates = flags.target_heads or 0, flags.prune_updates
         self._steps, self._recompute = flags.prune_steps, flags.importance_recompute
 
     def start(self, gates: HeadGates, run: Run, state: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ class MichelRule(GateRule):
         self._heads_per_module = gates.heads_per_module
         self._heads_at_start = state.get("heads_at_start", int(living.sum()))
         self._steps_done = state.get("steps_done", 0)
-        self._order = state.get("order")  # (heads_total,), normalised importance
+        self._order: Any = state.get("order")  # (heads_total,), normalised importance
         self._gathered = state.get("gathered", torch.zeros(len(living) + 1).double())
         self._batch = torch.zeros_like(self._gathered)
         gates.use(torch.ones(len(living)))

@@ -61,7 +61,7 @@ class NeuroPrune(Pruner):
         self.holds_weights = self._targets.holds_weights
 
     @property
-    def ends_penalties(self) -> bool:  # noqa: D102
+    def ends_penalties(self) -> bool:  # type: ignore[override]  # noqa: D102
         return self._targets.ends_penalties
 
     def start(self, run: Run) -> None:  # noqa: D102

@@ -99,8 +99,7 @@ class Penalties:
         if self.mlp:
             terms.append(self.mlp * mlp_penalty(mlp_blocks(model), self.near_zero))
         if self.l1:
-            blocks = [*attention_blocks(model), *mlp_blocks(model)]
-            terms.append(self.l1 * l1_penalty(blocks))
+            terms.append(self.l1 * l1_penalty([*attention_blocks(model), *mlp_blocks(model)]))
         return sum(terms) if terms else None
 
     def proximal_step_(self, model: nn.Module, lr: float) -> None:

@@ -123,7 +123,7 @@ class ScoreRule(GateRule):
     def __init__(self, lr: float) -> None:
         check_positive(score_lr=lr)
         self._lr = lr
-        self._scores: Optional[GateScores] = None
+        self._scores: Any = None  # GateScores once there are gates
 
     def initial_scores(self, heads: int, seed: int) -> Tensor:
         """Scores at the start: (heads,), the same on every worker."""
@@ -141,7 +141,7 @@ class ScoreRule(GateRule):
         """Added to the loss per token when the scores learn."""
         return scores.new_zeros(()) * scores.sum()
 
-    def start(self, gates, run, state):
+    def start(self, gates: HeadGates, run: Run, state: dict[str, Any]) -> None:
         living = living_heads(run.model)
         initial = self.initial_scores(len(living), run.seed).masked_fill(~living, DEAD)
         self._scores = GateScores(initial, self._lr, self.clip_ratio)
@@ -154,16 +154,16 @@ class ScoreRule(GateRule):
         self._sampled = self.sample_gates(self._scores.values, run)
         gates.use(self._sampled)
 
-    def after_batch(self, gradient, sample_size):
+    def after_batch(self, gradient: Tensor, sample_size: float) -> None:
         self._scores.gather(self._sampled, gradient, sample_size)
         del self._sampled  # frees its graph
 
-    def after_step(self, run):
+    def after_step(self, run: Run) -> None:
         self._scores.step(run.sum_over_workers, self.penalty)
 
     @torch.no_grad()
-    def final_gates(self, model):
+    def final_gates(self, model: nn.Module) -> Tensor:
         return self.gates_of(self._scores.values)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"scores": self._scores.state_dict()}

@@ -127,9 +127,9 @@ class Targets(Pruner):
         self._criterion, self._merge = flags.head_criterion, merge
         self._end, self._interval = flags.target_update, flags.target_interval
         self._head_importance, self._weight_importance = HeadImportance(), WeightImportance()
-        self._schedule: Optional[Schedule] = None
+        self._schedule: Any = None  # a Schedule from the first epoch on
         self._pace: list[int] = []  # what the schedule was made for
-        self._start: dict[str, float] = {}  # heads and sparsities that the run began with
+        self._start: dict[str, Any] = {}  # heads and sparsities that the run began with
         self._finished = False
         self._replaced: dict[str, dict[int, Any]] = {}  # since the last epoch's record
 
@@ -137,7 +137,7 @@ class Targets(Pruner):
         return self.heads is not None or bool(self.sparsities)
 
     @property
-    def ends_penalties(self) -> bool:  # noqa: D102
+    def ends_penalties(self) -> bool:  # type: ignore[override]  # noqa: D102
         return self._finished
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
