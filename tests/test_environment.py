@@ -33,7 +33,8 @@ def checkout(tmp_path):
     python = f"""#!/usr/bin/env bash
 case "$*" in
   "-I -m venv "*) mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
-  *"pip install"*"--require-hashes"*) echo locked >>"{tmp_path}/log"; [ ! -e "{tmp_path}/forged" ] ;;
+  *"pip install"*"--require-hashes"*)
+    echo locked >>"{tmp_path}/log"; [ ! -e "{tmp_path}/forged" ] ;;
   *"pip install"*) echo install >>"{tmp_path}/log"; sleep 0.3; [ ! -e "{tmp_path}/fail" ] ;;
   *"pip --version"*) [[ $0 = *.venv* ]] ;;
 esac

@@ -120,21 +120,22 @@ def _when_loaded(mend: typing.Callable[[dict[str, typing.Any]], None]) -> None:
     """Apply this to the content of every checkpoint that fairseq loads from now on."""
     from fairseq import checkpoint_utils
 
-    load = checkpoint_utils.load_checkpoint_to_cpu
+    load: typing.Any = checkpoint_utils.load_checkpoint_to_cpu
     if not hasattr(load, "mends"):
+        mends: list[typing.Callable[[dict[str, typing.Any]], None]] = []
 
         @functools.wraps(load)
         def load_and_mend(*args: typing.Any, **kwargs: typing.Any) -> dict[str, typing.Any]:
             state = load(*args, **kwargs)
-            for mend in load_and_mend.mends:
-                mend(state)
+            for each in mends:
+                each(state)
             return state
 
-        load_and_mend.mends = []
+        vars(load_and_mend)["mends"] = mends
         checkpoint_utils.load_checkpoint_to_cpu = load_and_mend
-    mends = checkpoint_utils.load_checkpoint_to_cpu.mends
-    if mend not in mends:
-        mends.append(mend)
+    known = vars(checkpoint_utils.load_checkpoint_to_cpu)["mends"]
+    if mend not in known:
+        known.append(mend)
 
 
 def _with_ema(state: dict[str, typing.Any]) -> None:

@@ -17,7 +17,7 @@ def give_tasks_what_they_lack() -> None:
     from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretrainedBARTTask
 
     if not hasattr(numpy, "compat"):
-        numpy.compat = types.SimpleNamespace(long=int)
+        vars(numpy)["compat"] = types.SimpleNamespace(long=int)
     TranslationFromPretrainedBARTTask.args = property(lambda task: task.cfg)
 
 
