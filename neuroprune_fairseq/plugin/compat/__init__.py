@@ -14,6 +14,7 @@ from neuroprune_fairseq.plugin.compat.loading import (
 )
 from neuroprune_fairseq.plugin.compat.training import (
     give_tasks_what_they_lack,
+    make_meters_plain_,
     refuse_unwritable_save_dirs,
     refuse_what_does_not_belong_together,
     tell_tasks_their_trainer,
@@ -30,6 +31,7 @@ __all__ = [
     "start_ema_from_weights",
     "remember_best_loss",
     "give_tasks_what_they_lack",
+    "make_meters_plain_",
     "tell_tasks_their_trainer",
     "refuse_what_does_not_belong_together",
     "refuse_unwritable_save_dirs",

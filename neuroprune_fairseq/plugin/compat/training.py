@@ -26,6 +26,22 @@ def give_tasks_what_they_lack() -> None:
     TranslationFromPretrainedBARTTask.args = property(lambda task: task.cfg)
 
 
+def make_meters_plain_() -> None:
+    """Let checkpoints of a run with --eval-bleu be loaded: no arrays among the meters, in place.
+
+    fairseq counts n-grams in arrays of NumPy, which torch's safe loader refuses in a checkpoint,
+    and saves its meters without asking a task. Lists add up with arrays as arrays do.
+    """
+    import numpy
+    from fairseq.logging import metrics
+
+    for meters in metrics._aggregators.values():
+        for meter in meters.values():
+            for name, value in vars(meter).items():
+                if isinstance(value, numpy.ndarray):
+                    setattr(meter, name, value.tolist())
+
+
 def tell_tasks_their_trainer() -> None:
     """Hand the trainer to a task's ``use_trainer`` when an epoch begins.
 
