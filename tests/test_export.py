@@ -100,8 +100,11 @@ def test_every_kind_of_transformer_translates_the_same(corpus, tmp_path, name, m
 
 
 def test_the_command_puts_everything_beside_the_model(corpus, pruned, tmp_path, capsys):
-    spm = tmp_path / "any.model"
-    spm.write_bytes(b"pieces")
+    text, spm = tmp_path / "text", tmp_path / "any.model"
+    text.write_text("w1 w2 w3\n" * 20, encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(spm.with_suffix("")), vocab_size=12
+    )
 
     main([str(pruned), str(tmp_path / "out"), "--sentencepiece-model", str(spm)])
 

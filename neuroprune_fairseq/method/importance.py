@@ -64,6 +64,16 @@ class _SquaredGradients:
         """How many they were before any were cut out of the model."""
         raise NotImplementedError
 
+    def check(self, model: nn.Module) -> None:
+        """See that the values of a checkpoint are this model's.
+
+        Raises:
+            ValueError: they are not.
+        """
+        size = self.gradients(model).shape
+        if self.values is not None and getattr(self.values, "shape", None) != size:
+            raise ValueError(f"the importance of {size.numel()} heads or weights is not in it")
+
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the gradients that the model holds now."""

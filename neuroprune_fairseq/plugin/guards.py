@@ -72,8 +72,9 @@ def _check_files(settings: Any) -> None:
 
 def _check_machine(settings: Any) -> None:
     flat = not (settings.memory_efficient_fp16 or settings.fp16_no_flatten_grads)
-    if settings.fp16 and flat and (settings.cpu or not torch.cuda.is_available()):
-        refuse("--fp16 trains on a GPU alone; drop it, or use --bf16")
+    if settings.fp16 and flat:
+        with refusing("--fp16 trains on a GPU alone; drop it, or use --bf16"):
+            torch.cuda.current_device()  # as fairseq's optimizer does
     if settings.num_workers > 0:
         advice = "reads no data where /dev/shm cannot be written to; use --num-workers 0"
         with refusing(f"--num-workers {settings.num_workers} {advice}", OSError):

@@ -10,6 +10,7 @@ run that is killed and started again with the same command is the same run (see 
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Optional
@@ -17,7 +18,7 @@ from typing import Any, Optional
 from torch import nn
 
 from neuroprune_fairseq.files import run_log
-from neuroprune_fairseq.files.errors import refuse
+from neuroprune_fairseq.files.errors import refuse, refusing
 from neuroprune_fairseq.method import sparsity
 from neuroprune_fairseq.method.pruning import ZeroMask
 from neuroprune_fairseq.plugin import compacting, guards, resume, workers
@@ -30,6 +31,7 @@ from neuroprune_fairseq.plugin.precision import (
 from neuroprune_fairseq.pruners import Run, make_pruner
 from neuroprune_fairseq.structure import all_attention
 
+_DAMAGED = "the pruner's state in the checkpoint is damaged; take another checkpoint"
 METERS = ("r_attn", "r_mlp", "heads_kept", "attn_sparsity", "mlp_sparsity", "total_sparsity")
 
 
@@ -74,6 +76,7 @@ class Loop:
         self._restored: dict[str, Any] = {}
         self._updates_forgotten = 0
         self._started = self._updated = False  # in this epoch
+        self._resumed = False  # and nothing done since
         self._claim: Any = None
 
     @property
@@ -90,9 +93,10 @@ class Loop:
                 "with --finetune-from-model"
             )
         self._restored = state
-        self._holds_weights |= state["holds_weights"]
-        resume.early_stopping().update(state["early_stopping"])
-        self.pruner.load_state_dict(state["state"])
+        with refusing(_DAMAGED):
+            self._holds_weights |= state["holds_weights"]
+            resume.early_stopping().update(state["early_stopping"])
+            self.pruner.load_state_dict(state["state"])
 
     def begin_epoch(self, epoch: int, model: nn.Module) -> None:
         """An epoch begins, also one that is resumed in its middle."""
@@ -185,6 +189,7 @@ class Loop:
         """At the first batch of this process: go on where the checkpoint left off."""
         resume.leave_if_finished(update_num, self.settings.max_update, self.settings.patience)
         self.optimizer = optimizer
+        self._resumed = bool(self._restored)
         restore_half_precision_(optimizer, self._restored)
         self._updates_forgotten = self._restored.get("num_updates", update_num) - update_num
         self._restored = {}
@@ -205,8 +210,10 @@ class Loop:
         run.sum_over_workers = partial(workers.sum_over_workers, device=device)
         self._follow_first_worker_()
         with master_weights(self.optimizer):
-            self.pruner.start(run)
+            with refusing(_DAMAGED) if self._resumed else nullcontext():
+                self.pruner.start(run)
             self._hold_zeros()
+        self._resumed = False
         self._release_penalties()
 
     def _end_epoch_if_missed_(self) -> bool:

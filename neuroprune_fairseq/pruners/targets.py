@@ -154,9 +154,11 @@ class Targets(Pruner):
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         self._head_importance.values = state["head_importance"]
         self._weight_importance.values = state["weight_importance"]
-        self._schedule = Schedule(**state["schedule"]) if state["schedule"] else None
-        self._pace, self._start = state["pace"], state["start"]
-        self._finished, self._replaced = state["finished"], state["replaced"]
+        whole = {name: int(update) for name, update in (state["schedule"] or {}).items()}
+        self._schedule = Schedule(**whole) if whole else None
+        self._pace = list(state["pace"])
+        self._start = {part: float(value) for part, value in state["start"].items()}
+        self._finished, self._replaced = bool(state["finished"]), dict(state["replaced"])
 
     def start(self, run: Run) -> None:  # noqa: D102
         if not self._start:
@@ -164,6 +166,8 @@ class Targets(Pruner):
             found = sparsity.measure(run.model)
             self._start = {part: found[f"{part}_sparsity"] for part in SPARSITY_FLAGS}
             self._start["heads"] = found["heads_kept"]
+        for importance in (self._head_importance, self._weight_importance):
+            importance.check(run.model)
         pace = [*run.pace, self._end or 0]
         if self._schedule is None or pace != self._pace:  # a resumed run keeps its schedule
             self._schedule, self._pace = self._make_schedule(run), pace

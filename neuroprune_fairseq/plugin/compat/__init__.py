@@ -18,6 +18,7 @@ from neuroprune_fairseq.plugin.compat.tasks import (
     tell_tasks_their_trainer,
 )
 from neuroprune_fairseq.plugin.compat.training import (
+    make_meters_plain_,
     refuse_unwritable_save_dirs,
     refuse_what_does_not_belong_together,
     write_checkpoints_whole,
@@ -34,6 +35,7 @@ __all__ = [
     "remember_best_loss",
     "give_tasks_what_they_lack",
     "seed_noise_of_denoising",
+    "make_meters_plain_",
     "tell_tasks_their_trainer",
     "refuse_what_does_not_belong_together",
     "refuse_unwritable_save_dirs",

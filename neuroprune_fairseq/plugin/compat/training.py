@@ -10,6 +10,22 @@ from pathlib import Path
 from neuroprune_fairseq.files.errors import reason, refuse, refusing
 
 
+def make_meters_plain_() -> None:
+    """Let checkpoints of a run with --eval-bleu be loaded: no arrays among the meters, in place.
+
+    fairseq counts n-grams in arrays of NumPy, which torch's safe loader refuses in a checkpoint,
+    and saves its meters without asking a task. Lists add up with arrays as arrays do.
+    """
+    import numpy
+    from fairseq.logging import metrics
+
+    for meters in metrics._aggregators.values():
+        for meter in meters.values():
+            for name, value in vars(meter).items():
+                if isinstance(value, numpy.ndarray):
+                    setattr(meter, name, value.tolist())
+
+
 def refuse_what_does_not_belong_together() -> None:
     """Let fairseq-train say in one line that a task, a model and a criterion do not fit.
 
