@@ -71,6 +71,7 @@ def run(*arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_their_task_and_criterion_prune_with_their_user_dir_alone(data, their_dir, tmp_path):
     save = tmp_path / "run"
     run(
