@@ -103,7 +103,7 @@ def test_the_command_puts_everything_beside_the_model(corpus, pruned, tmp_path, 
     text, spm = tmp_path / "text", tmp_path / "any.model"
     text.write_text("w1 w2 w3\n" * 20, encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(spm.with_suffix("")), vocab_size=12
+        input=str(text), model_prefix=str(spm.with_suffix("")), vocab_size=9
     )
 
     main([str(pruned), str(tmp_path / "out"), "--sentencepiece-model", str(spm)])

@@ -75,7 +75,6 @@ def test_another_dictionary_is_named_as_what_does_not_fit(build_model):
     "damage",
     [
         {"state": 7},
-        {"state": {}},
         {"early_stopping": 7},
         {"holds_weights": None},
         {"schedule": {"start": "soon", "end": 6, "interval": 2}},
