@@ -118,13 +118,18 @@ COMMANDS |= {
 
 @contextlib.contextmanager
 def limited_disk(size: int | None):
-    """No file may grow beyond so many bytes, as on a full disk."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    """No file may grow beyond so many bytes, as on a full disk.
+
+    Python 3.11 would keep compiled modules that are cut at the limit, for every later process.
+    """
+    old, writes = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    sys.dont_write_bytecode = sys.dont_write_bytecode or size is not None
     resource.setrlimit(resource.RLIMIT_FSIZE, old if size is None else (size, old[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        sys.dont_write_bytecode = writes
 
 
 def outcome(command: str, arguments: str, disk: int | None) -> tuple[bool, str]:
