@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import torch
 from fairseq import checkpoint_utils, options
 from fairseq.logging import metrics
 from fairseq_cli import preprocess, train
 
 import neuroprune_fairseq
+from neuroprune_fairseq.method.pruning import zero_heads_
+from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 USER_DIR = str(Path(neuroprune_fairseq.__file__).parent)
 DIM, HEADS, NEURONS = 16, 4, 24
@@ -61,3 +64,19 @@ def train_on(data: Path, folder: Path, *flags) -> Path:
     parser = options.get_training_parser()
     train.main(options.parse_args_and_arch(parser, [*arguments, *map(str, flags)]))
     return folder / "checkpoint_last.pt"
+
+
+@torch.no_grad()
+def prune_(model):
+    """One head more in every module, the last one whole; other neurons in every MLP."""
+    generator = torch.Generator().manual_seed(6)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):  # fairseq starts with zeros, which would hide much
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    blocks = attention_blocks(model)
+    for number, block in enumerate(blocks):
+        zero_heads_(block, torch.arange(1 + number % (HEADS - 1)))
+    zero_heads_(blocks[-1], torch.arange(HEADS))
+    for number, block in enumerate(mlp_blocks(model)):
+        block.fc1.weight[: 3 + number] = 0.0
+        block.fc2.weight[:, -2:] = 0.0

@@ -12,7 +12,7 @@ import torch
 from fairseq import checkpoint_utils, options
 from fairseq.models.roberta import RobertaModel
 from fairseq_cli import eval_lm, generate, validate
-from families import HEADS, NEURONS, USER_DIR, stack, train_on
+from families import HEADS, NEURONS, USER_DIR, prune_, stack, train_on
 
 from neuroprune_fairseq.cli.compact import main
 from neuroprune_fairseq.compact import shapes
@@ -20,7 +20,6 @@ from neuroprune_fairseq.compact.cost import flops_per_token
 from neuroprune_fairseq.compact.state import check_model
 from neuroprune_fairseq.files.checkpoint import read_checkpoint
 from neuroprune_fairseq.files.models import load_model, model_of
-from neuroprune_fairseq.method.pruning import zero_heads_
 from neuroprune_fairseq.structure import all_attention, attention_blocks, mlp_blocks
 
 # By family: the folder of its data, the flags of its run, its attention modules.
@@ -75,22 +74,6 @@ def run_train(data, family, folder, *flags):
     """fairseq-train; returns the path of its last checkpoint."""
     where, own, _ = FAMILIES[family]
     return train_on(data / where, folder, *own, "--max-epoch", "1", *flags)
-
-
-@torch.no_grad()
-def prune_(model):
-    """One head more in every module, the last one whole; other neurons in every MLP."""
-    generator = torch.Generator().manual_seed(6)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # fairseq starts with zeros, which would hide much
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    blocks = attention_blocks(model)
-    for number, block in enumerate(blocks):
-        zero_heads_(block, torch.arange(1 + number % (HEADS - 1)))
-    zero_heads_(blocks[-1], torch.arange(HEADS))
-    for number, block in enumerate(mlp_blocks(model)):
-        block.fc1.weight[: 3 + number] = 0.0
-        block.fc2.weight[:, -2:] = 0.0
 
 
 @pytest.fixture(scope="session")

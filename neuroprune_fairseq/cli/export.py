@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fairseq.data import RoundRobinZipDatasets
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+from fairseq.tasks import LegacyFairseqTask
+from fairseq.tasks.language_modeling import LanguageModelingTask
 from torch import nn
 
 from neuroprune_fairseq.compact.state import check_settings
@@ -28,9 +31,10 @@ MODEL_FILE = "model.bin"  # what an exported model is known by
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="neuroprune-export",
-        description="Export a checkpoint of fairseq's transformer, compact or not. What is pruned "
-        "is cut out on the way. Before OUT_DIR gets its name, the export must translate "
-        "sentences of the corpus as fairseq-generate does.",
+        description="Export a checkpoint of fairseq's transformer, bart, multilingual_transformer "
+        "or transformer_lm, compact or not. What is pruned is cut out on the way. Before OUT_DIR "
+        "gets its name, the export must translate sentences of the corpus, or score and continue "
+        "texts, as fairseq does.",
     )
     parser.add_argument("input", metavar="IN", help="checkpoint")
     parser.add_argument("output", metavar="OUT_DIR", help="folder to write")
@@ -48,6 +52,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="put beside the model as spm.model (default: spm.model of the corpus, if it has one)",
     )
+    for side in ("source", "target"):
+        parser.add_argument(
+            f"--{side}-lang", metavar="LANG", help=f"{side} language of a multilingual_transformer"
+        )
     parser.add_argument("--subset", default="test", help="part of the corpus for the check")
     parser.add_argument(
         "--sentences", type=int, default=500, metavar="N", help="number of sentences for the check"
@@ -61,6 +69,8 @@ def _check_sentences(task: Any, subset: str, wanted: int, data: str) -> tuple[An
     with refusing(f"--subset {subset}: {data} holds no such text; scripts/prepare.sh makes it"):
         task.load_dataset(subset)
     dataset = task.dataset(subset)
+    if isinstance(dataset, RoundRobinZipDatasets):  # of the languages that were asked for
+        dataset = dataset.datasets[dataset.eval_key]
     return dataset, range(min(wanted, len(dataset)))
 
 
@@ -91,34 +101,53 @@ def _check_parity(folder: Path, model: nn.Module, task: Any, dataset: Any, numbe
     Raises:
         SystemExit: when they agree too little.
     """
-    from neuroprune_fairseq.export import parity
+    from neuroprune_fairseq.export.parity import check_translations
+    from neuroprune_fairseq.export.text_parity import check_texts
 
-    expected = parity.fairseq_translations(model, dataset, task.target_dictionary, numbers)
-    engine = parity.Engine(folder, dataset, task.source_dictionary, numbers)
-    agreement = parity.compare(expected, engine.translations(), engine.scores(expected))
+    check, outputs, does = check_translations, "translations", "translate"
+    if isinstance(task, LanguageModelingTask):
+        check, outputs, does = check_texts, "continuations", "score and continue texts"
+    agreement = check(folder, model, task, dataset, numbers)
     line = (
-        f"{agreement.same:.1%} of {len(numbers)} translations are those of fairseq, "
+        f"{agreement.same:.1%} of {len(numbers)} {outputs} are those of fairseq, "
         f"scores differ by at most {agreement.score_difference:.1e}"
     )
     if agreement.same < SAME or not agreement.score_difference <= SCORE_LIMIT:
-        refuse(f"the export does not translate as fairseq does ({line}); nothing was written")
+        refuse(f"the export does not {does} as fairseq does ({line}); nothing was written")
     return line
 
 
 def _finish(folder: Path, data: str, task: Any, spm: Path | None) -> None:
     """Put the dictionaries and the sentencepiece model beside the exported model."""
-    for language in {task.cfg.source_lang, task.cfg.target_lang}:
-        shutil.copy(Path(data) / f"dict.{language}.txt", folder)
+    settings = task.args if isinstance(task, LegacyFairseqTask) else task.cfg
+    languages = {getattr(settings, f"{side}_lang", None) for side in ("source", "target")}
+    for language in languages:
+        shutil.copy(Path(data) / (f"dict.{language}.txt" if language else "dict.txt"), folder)
     if spm:
         shutil.copy(spm, folder / "spm.model")
+
+
+def _language_pair(arguments: argparse.Namespace, settings: Any) -> dict[str, str]:
+    """The languages of a multilingual model to export; nothing for other models."""
+    pair = {"source_lang": arguments.source_lang, "target_lang": arguments.target_lang}
+    if ARCH_MODEL_NAME_REGISTRY[settings.arch] != "multilingual_transformer":
+        if any(pair.values()):
+            refuse("--source-lang, --target-lang: for a multilingual_transformer; this is none")
+        return {}
+    known = settings.lang_pairs
+    known = known.split(",") if isinstance(known, str) else known
+    if "-".join(map(str, pair.values())) not in known:
+        refuse(f"--source-lang, --target-lang: name one of {', '.join(known)}")
+    return pair
 
 
 def _export(arguments: argparse.Namespace, settings: Any, data: str) -> str:
     from neuroprune_fairseq.export.converter import ModelConverter
 
     out, spm = Path(arguments.output), _sentencepiece_model(arguments.sentencepiece_model, data)
-    model, task = load_model_and_task(arguments.input, data)
-    model = model.float().eval()
+    pair = _language_pair(arguments, settings)
+    model, task = load_model_and_task(arguments.input, data, **pair)
+    model = (model.models["-".join(pair.values())] if pair else model).float().eval()
     dataset, numbers = _check_sentences(task, arguments.subset, arguments.sentences, data)
     converter = (model, settings, task.source_dictionary, task.target_dictionary)
     unwritable = f"OUT_DIR {out} cannot be written; make room or name another"
@@ -141,6 +170,17 @@ def _corpus(arguments: argparse.Namespace, state: dict[str, Any]) -> str:
     if not data or not Path(data).is_dir():
         refuse(f"{data}: no such corpus; name the prepared corpus with --data")
     return data
+
+
+def _check_supported(state: dict[str, Any], settings: argparse.Namespace, path: str) -> None:
+    from neuroprune_fairseq.export.converter import MODELS, unsupported
+
+    if (model := ARCH_MODEL_NAME_REGISTRY[settings.arch]) not in MODELS:
+        refuse(f"{path}: CTranslate2 gets models {', '.join(MODELS)} only, not {model!r}")
+    task = vars(settings_group(state, "task") or argparse.Namespace())
+    named = {"task": task.get("_name") or task.get("task")}
+    if wrong := unsupported(argparse.Namespace(**{**task, **vars(settings), **named})):
+        refuse(f"{path}: CTranslate2 has no counterpart for {', '.join(wrong)}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -166,11 +206,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     state = read_checkpoint(arguments.input)
     settings = settings_of(state, arguments.input)
     check_settings(settings, arguments.input)
-    if (model := ARCH_MODEL_NAME_REGISTRY[settings.arch]) != "transformer":
-        refuse(f"{arguments.input}: CTranslate2 gets models transformer only, not {model!r}")
-    from neuroprune_fairseq.export.converter import unsupported
-
-    if wrong := unsupported(settings):
-        refuse(f"{arguments.input}: CTranslate2 has no counterpart for {', '.join(wrong)}")
+    _check_supported(state, settings, arguments.input)
     line = _export(arguments, settings, _corpus(arguments, state))
     print(f"{line}\n{out}: {sum(f.stat().st_size for f in out.iterdir()):,} bytes")

@@ -9,12 +9,26 @@ The width of an MLP may differ from layer to layer.
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import Any
 
 import torch
 from ctranslate2.converters import Converter
 from ctranslate2.converters import fairseq as ct2_fairseq
-from ctranslate2.specs import common_spec, transformer_spec
+from ctranslate2.specs import ModelSpec, common_spec
+from ctranslate2.specs.transformer_spec import (
+    TransformerDecoderModelSpec,
+    TransformerDecoderSpec,
+    TransformerEncoderSpec,
+    TransformerSpec,
+)
 from fairseq.data import Dictionary
+from fairseq.models import FairseqLanguageModel
+from fairseq.tasks import TASK_REGISTRY
+from fairseq.tasks.denoising import DenoisingTask
+from fairseq.tasks.language_modeling import LanguageModelingTask
+from fairseq.tasks.multilingual_translation import MultilingualTranslationTask
+from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretrainedBARTTask
 from torch import Tensor, nn
 
 from neuroprune_fairseq.compact.cutting import compact
@@ -29,18 +43,43 @@ ACTIVATIONS = {
 }
 
 
+MODELS = ("transformer", "bart", "multilingual_transformer", "transformer_lm")
+TASKS = (TranslationTask, DenoisingTask, MultilingualTranslationTask, LanguageModelingTask)
+WITHOUT_COUNTERPART = (
+    *("adaptive_input", "adaptive_softmax_cutoff", "base_layers", "character_embeddings"),
+    *("cross_self_attention", "decoder_langtok", "encoder_langtok", "lang_tok_replacing_bos_eos"),
+    *("no_cross_attention", "no_token_positional_embeddings"),
+    *("scale_attn", "scale_fc", "scale_heads", "scale_resids"),
+)
+
+
+def _is_refused(task: type) -> bool:
+    """Whether sentences of a task are fed to a model in a way that the engine does not know."""
+    return not issubclass(task, TASKS) or issubclass(task, TranslationFromPretrainedBARTTask)
+
+
 def unsupported(settings: Namespace) -> list[str]:
-    """Flags of a model that the engine has no counterpart for."""
+    """Flags of a model and its task that the engine has no counterpart for.
+
+    Args:
+        settings: of both.
+    """
+    found = vars(settings)
+    task = TASK_REGISTRY.get(found.get("task"))
+    dims = [found.get(f"decoder_{side}_dim") for side in ("input", "output")]
+    widens = [dim not in (None, found.get("decoder_embed_dim")) for dim in dims]
+    norms = [found.get(f"{side}_normalize_before") for side in ("encoder", "decoder")]
     refused = {
-        "--activation-fn": getattr(settings, "activation_fn", "relu") not in ACTIVATIONS,
-        "--adaptive-softmax-cutoff": getattr(settings, "adaptive_softmax_cutoff", None),
-        "--no-token-positional-embeddings": settings.no_token_positional_embeddings,
-        "--no-cross-attention": settings.no_cross_attention,
-        "--cross-self-attention": settings.cross_self_attention,
+        **{f"--{name.replace('_', '-')}": found.get(name) for name in WITHOUT_COUNTERPART},
+        f"--task {found.get('task')}": task is not None and _is_refused(task),
+        "--activation-fn": found.get("activation_fn", "relu") not in ACTIVATIONS,
+        "--output-dictionary-size": found.get("output_dictionary_size", -1) >= 0,
+        "--decoder-input-dim without --decoder-output-dim, or the reverse":
+            widens[0] != widens[1],
         "--encoder-normalize-before without --decoder-normalize-before, or the reverse":
-            settings.encoder_normalize_before != settings.decoder_normalize_before,
+            None not in norms and norms[0] != norms[1],
     }  # fmt: skip
-    return [flag for flag, found in refused.items() if found]
+    return [flag for flag, is_set in refused.items() if is_set]
 
 
 def _attention_modules(stack: nn.Module) -> list[nn.Module]:
@@ -106,6 +145,40 @@ def _pad_stack_(stack: nn.Module, head_dim: int, embed_dim: int, encoder_dim: in
             layer.encoder_attn = pad_heads(layer.encoder_attn, width, embed_dim, encoder_dim)
 
 
+def _common(stack: nn.Module, settings: Namespace, side: str) -> dict[str, Any]:
+    """What the specifications of an encoder and of a decoder ask for."""
+    width, heads = (getattr(settings, f"{side}_{of}") for of in ("embed_dim", "attention_heads"))
+    return {
+        "num_layers": len(stack.layers),
+        "num_heads": stack_heads(stack),
+        "head_dim": width // heads,
+        "pre_norm": getattr(settings, f"{side}_normalize_before"),
+        "no_final_norm": stack.layer_norm is None,
+        "activation": ACTIVATIONS[settings.activation_fn],
+        "layernorm_embedding": stack.layernorm_embedding is not None,
+    }
+
+
+def _encoder_spec_(encoder: nn.Module, settings: Namespace) -> TransformerEncoderSpec:
+    common, width = _common(encoder, settings, "encoder"), settings.encoder_embed_dim
+    spec = TransformerEncoderSpec(**common)
+    _pad_stack_(encoder, common["head_dim"], width, width)
+    ct2_fairseq.set_transformer_encoder(spec, encoder)
+    return spec
+
+
+def _decoder_spec_(decoder: nn.Module, settings: Namespace) -> TransformerDecoderSpec:
+    common, width = _common(decoder, settings, "decoder"), settings.decoder_embed_dim
+    encoder_width = getattr(settings, "encoder_embed_dim", None)  # of a language model: none
+    attends = {"with_encoder_attention": encoder_width is not None}
+    spec = TransformerDecoderSpec(
+        project_in_out=decoder.project_in_dim is not None, **common, **attends
+    )
+    _pad_stack_(decoder, common["head_dim"], width, encoder_width)
+    ct2_fairseq.set_transformer_decoder(spec, decoder, **attends)
+    return spec
+
+
 class ModelConverter(Converter):
     """CTranslate2's converter for a fairseq model that is already loaded, compact or not."""
 
@@ -115,56 +188,39 @@ class ModelConverter(Converter):
         """Take the model; what contributes nothing is cut out of a copy of it.
 
         Args:
-            model: a fairseq Transformer, fp32, in evaluation mode.
+            model: encoder and decoder, or a language model; fp32, in evaluation mode.
             settings: its settings as saved in its checkpoint.
-            source: source dictionary.
+            source: source dictionary; of a language model its only one.
             target: target dictionary.
         """
         self._model, self._settings = compact(model), settings
         self._source, self._target = source, target
 
-    def _spec(self) -> transformer_spec.TransformerSpec:
-        settings = self._settings
-        common = {
-            "pre_norm": settings.encoder_normalize_before,
-            "activation": ACTIVATIONS[settings.activation_fn],
-            "layernorm_embedding": settings.layernorm_embedding,
-        }
-        encoder, decoder = self._model.encoder, self._model.decoder
-        return transformer_spec.TransformerSpec(
-            transformer_spec.TransformerEncoderSpec(
-                len(encoder.layers),
-                stack_heads(encoder),
-                head_dim=settings.encoder_embed_dim // settings.encoder_attention_heads,
-                no_final_norm=encoder.layer_norm is None,
-                **common,
-            ),
-            transformer_spec.TransformerDecoderSpec(
-                len(decoder.layers),
-                stack_heads(decoder),
-                head_dim=settings.decoder_embed_dim // settings.decoder_attention_heads,
-                no_final_norm=decoder.layer_norm is None,
-                project_in_out=decoder.project_in_dim is not None,
-                **common,
-            ),
-        )
-
     @torch.no_grad()
-    def _load(self) -> transformer_spec.TransformerSpec:
+    def _load(self) -> ModelSpec:
         """Fill the specification: what :class:`Converter` asks of its subclasses."""
-        spec, settings, model = self._spec(), self._settings, self._model
-        sizes = settings.encoder_embed_dim, settings.decoder_embed_dim
-        _pad_stack_(model.encoder, sizes[0] // settings.encoder_attention_heads, sizes[0], sizes[0])
-        _pad_stack_(model.decoder, sizes[1] // settings.decoder_attention_heads, sizes[1], sizes[0])
-        for parameter in model.parameters():
+        for parameter in self._model.parameters():
             parameter.requires_grad_(False)  # the converter takes numpy views
-        ct2_fairseq.set_transformer_encoder(spec.encoder, model.encoder)
-        ct2_fairseq.set_transformer_decoder(spec.decoder, model.decoder)
+        is_language_model = isinstance(self._model, FairseqLanguageModel)
+        return self._language_model() if is_language_model else self._translation_model()
+
+    def _translation_model(self) -> TransformerSpec:
+        spec = TransformerSpec(
+            _encoder_spec_(self._model.encoder, self._settings),
+            _decoder_spec_(self._model.decoder, self._settings),
+        )
         spec.register_source_vocabulary(_vocabulary(self._source))
         spec.register_target_vocabulary(_vocabulary(self._target))
         # As fairseq does: a source sentence ends with </s>, a translation starts from it.
         spec.config.decoder_start_token = spec.config.eos_token
         spec.config.add_source_eos = True
+        return spec
+
+    def _language_model(self) -> TransformerDecoderModelSpec:
+        spec = TransformerDecoderModelSpec(_decoder_spec_(self._model.decoder, self._settings))
+        spec.register_vocabulary(_vocabulary(self._source))
+        if not self._settings.add_bos_token:
+            spec.config.bos_token = spec.config.eos_token  # what fairseq's texts start from
         return spec
 
 

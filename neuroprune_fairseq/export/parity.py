@@ -96,8 +96,8 @@ class Engine:
 class Agreement:
     """How far an engine agrees with fairseq."""
 
-    same: float  # share of equal or equally good translations, in [0, 1]
-    score_difference: float  # largest difference between scores of the same translation
+    same: float  # share of equal or equally good outputs, in [0, 1]
+    score_difference: float  # largest difference between scores of the same output
 
 
 def compare(
@@ -118,3 +118,20 @@ def compare(
     ]
     differences = [abs(one.score - score) for one, score in zip(expected, scores)]
     return Agreement(sum(same) / max(1, len(same)), max(differences, default=0.0))
+
+
+def check_translations(
+    folder: Path, model: nn.Module, task: Any, dataset: Any, numbers: Sequence[int]
+) -> Agreement:
+    """Translate sentences with fairseq and with an exported model.
+
+    Args:
+        folder: exported model.
+        model: what it was exported from, in evaluation mode.
+        task: has the dictionaries.
+        dataset: as for :func:`fairseq_translations`.
+        numbers: which sentences.
+    """
+    expected = fairseq_translations(model, dataset, task.target_dictionary, numbers)
+    engine = Engine(folder, dataset, task.source_dictionary, numbers)
+    return compare(expected, engine.translations(), engine.scores(expected))

@@ -144,12 +144,15 @@ def load_model(path: str | Path) -> nn.Module:
     return model_of(read_checkpoint(path), path)
 
 
-def load_model_and_task(path: str | Path, data: str | Path) -> tuple[nn.Module, Any]:
+def load_model_and_task(
+    path: str | Path, data: str | Path, **overrides: Any
+) -> tuple[nn.Module, Any]:
     """Build the model of a checkpoint as fairseq does, with its task.
 
     Args:
         path: a checkpoint.
         data: prepared corpus, for the dictionaries.
+        **overrides: other settings of the task.
 
     Returns:
         The model on the CPU and fairseq's task, which has the dictionaries.
@@ -161,6 +164,6 @@ def load_model_and_task(path: str | Path, data: str | Path) -> tuple[nn.Module, 
     refuse_split_name(data)
     with refusing(f"{path} does not load with the dictionaries of --data {data}"):
         found, _, task = checkpoint_utils.load_model_ensemble_and_task(
-            [str(path)], arg_overrides={"data": str(data)}
+            [str(path)], arg_overrides={"data": str(data), **overrides}
         )
     return found[0], task
