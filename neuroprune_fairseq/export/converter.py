@@ -174,7 +174,7 @@ def _decoder_spec_(decoder: nn.Module, settings: Namespace) -> TransformerDecode
     spec = TransformerDecoderSpec(
         project_in_out=decoder.project_in_dim is not None, **common, **attends
     )
-    _pad_stack_(decoder, common["head_dim"], width, encoder_width)
+    _pad_stack_(decoder, common["head_dim"], width, encoder_width or width)
     ct2_fairseq.set_transformer_decoder(spec, decoder, **attends)
     return spec
 

@@ -109,6 +109,6 @@ def check_texts(
     for text, found in zip(tqdm(texts, desc="fairseq", unit="text"), scores):
         expected = fairseq_log_probs(model, text)
         differences += [abs(one - other) for one, other in zip(expected, found, strict=True)]
-    for prompt, found in zip(prompts, continuations):
-        same.append(fairseq_continuation(model, prompt, task.dictionary, longest) == found)
+    for prompt, tokens in zip(prompts, continuations):
+        same.append(fairseq_continuation(model, prompt, task.dictionary, longest) == tokens)
     return Agreement(sum(same) / max(1, len(same)), max(differences, default=0.0))
