@@ -93,7 +93,7 @@ def test_fairseq_translates_a_checkpoint_with_a_colon_in_its_path(
     shutil.copy(checkpoints.pruned, run / "checkpoint_last.pt")
     settings = GenerationSettings(flags=("--cpu", "--max-len-b", "5"), beam=1)
 
-    record = evaluation.evaluate(run / "checkpoint_last.pt", folder / "dätä", settings)
+    [record] = evaluation.evaluate(run / "checkpoint_last.pt", folder / "dätä", [settings])
 
     assert record["checkpoint"] == str(run / "checkpoint_last.pt")
     assert [path.suffix for path in run.iterdir()].count(".txt") == 1
