@@ -3,7 +3,7 @@
 #
 # usage: prepare.sh --corpus toy|multi30k|iwslt14|text --out DIR [OPTION...]
 #
-#   --corpus NAME   first of all. toy: made by a grammar, no network
+#   --corpus NAME   toy: made by a grammar, no network
 #                   multi30k: downloaded, or --raw DIR
 #                   iwslt14: downloaded, or --archive PATH
 #                   text: any parallel text, --train-pref, --valid-pref, --test-pref
@@ -12,21 +12,26 @@
 #
 # All options of a corpus: prepare.sh --corpus NAME --help
 set -euo pipefail
-corpus=${1-}
-case $corpus in
-  --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;;
-  --corpus) corpus=${2-}; shift ;;
-  --corpus=*) corpus=${1#*=} ;;
-  *) corpus="" ;;
-esac
+corpus="" rest=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --corpus) corpus=${2-}; shift ;;
+    --corpus=*) corpus=${1#*=} ;;
+    *) rest+=("$1") ;;
+  esac
+  [ $# = 0 ] || shift
+done
 choices="toy, multi30k, iwslt14 or text"
 case $corpus in
   toy) also_needed=num2words ;;
   multi30k | iwslt14 | text) ;;
-  "") echo "prepare.sh: error: --corpus is missing: $choices, before other options" >&2; exit 2 ;;
+  "")
+    case " ${rest[*]-} " in *" --help "* | *" -h "*) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
+    echo "prepare.sh: error: --corpus is missing: $choices" >&2
+    exit 2
+    ;;
   *) echo "prepare.sh: error: --corpus $corpus is unknown: choose $choices" >&2; exit 2 ;;
 esac
-shift
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # It has its modules beside it.
-exec env -u PYTHONSAFEPATH "$PYTHON" "$ROOT/data-prep/$corpus.py" "$@"
+exec env -u PYTHONSAFEPATH "$PYTHON" "$ROOT/data-prep/$corpus.py" ${rest[@]+"${rest[@]}"}

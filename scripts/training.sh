@@ -33,6 +33,10 @@ source "$here/environment.sh"
 [ -n "$data" ] || die "--data is missing: a corpus that scripts/prepare.sh made"
 [ -n "$save_dir" ] || die "--save-dir is missing: where checkpoints go"
 
+case $epochs in
+  *[!0-9]* | 0*) die "--epochs must be a whole number above 0, not '$epochs': 0 would never end" ;;
+esac
+
 # take_model_over: sets $model to the flags of the pretrained checkpoint's model.
 take_model_over() {
   local word
