@@ -31,6 +31,8 @@ done
 set -- ${rest[@]+"${rest[@]}"} # of the recipe, too
 source "$here/environment.sh"
 [ -n "$data" ] || die "--data is missing: a corpus that scripts/prepare.sh made"
+compgen -G "$data/dict.*.txt" >/dev/null ||
+  die "--data $data holds no prepared corpus (dict.*.txt); scripts/prepare.sh makes one"
 [ -n "$save_dir" ] || die "--save-dir is missing: where checkpoints go"
 
 case $epochs in
