@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: arguments without the program's name; None reads the command line.
     """
     args, flags = parse_arguments(argv)
+    logging.getLogger("fairseq").setLevel(logging.WARNING)  # what it loads is no news
     # After the command line, since this takes time.
     from neuroprune_experiments import evaluation
     from neuroprune_experiments.records import check_results
