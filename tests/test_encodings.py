@@ -61,7 +61,7 @@ def test_no_command_ends_over_the_encoding_of_its_terminal(folder, encoding):
     corpus = ["--train-pref", "train", "--valid-pref", "valid", "--test-pref", "test"]
     corpus += ["--vocab-size", "40", "--source-lang", "xx", "--target-lang", "yy"]
     commands = [
-        ["report", "--results", "r.jsonl", "--picture", "pictüre ✓"],
+        ["table", "--results", "r.jsonl", "--picture", "pictüre ✓"],
         ["frontier", "table", "r.jsonl"],
         ["frontier", "plot", "r.jsonl", "--out", "früntier ✓"],
         ["compact", model, "cömpact ✓.pt"],

@@ -97,7 +97,7 @@ def assert_harmless(path: Path) -> None:
 
 
 def test_the_table_and_its_picture_of_hostile_labels_are_harmless(hostile_results, capsys):
-    run("report", "--results", "r.jsonl", "--picture", "picture")
+    run("table", "--results", "r.jsonl", "--picture", "picture")
     assert not FORBIDDEN.search(capsys.readouterr().out)
     assert_harmless(hostile_results / "picture.svg")
 
