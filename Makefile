@@ -1,4 +1,4 @@
-# Habits. Every target uses .venv, which `make env` (or any script) makes once.
+# Habits. Every target uses .venv, which `make env` makes once.
 PYTHON := .venv/bin/python
 SHELL := /bin/bash
 
@@ -8,7 +8,7 @@ help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
 
 env:  ## make the environment in .venv, or do nothing when it is complete
-	bash -c 'source scripts/environment.sh'
+	make_it=yes bash -c 'source scripts/environment.sh'
 
 format: env  ## rewrite the Python files in the project's format
 	$(PYTHON) -m ruff format .

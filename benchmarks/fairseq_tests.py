@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
-from neuroprune_experiments.evaluation import git_commit
+from neuroprune_experiments.provenance import git_commit
 from neuroprune_fairseq.files.atomic import replacing
 
 ROOT = Path(__file__).resolve().parent.parent

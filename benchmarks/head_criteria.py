@@ -37,7 +37,7 @@ from fairseq import checkpoint_utils
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from neuroprune_experiments.evaluation import hardware
+from neuroprune_experiments.provenance import hardware
 from neuroprune_fairseq.files.atomic import replacing
 from neuroprune_fairseq.files.models import load_model
 from neuroprune_fairseq.method.head_selection import Removal, by_importance, by_redundancy

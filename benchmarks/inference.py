@@ -28,7 +28,7 @@ from typing import Any
 from contender_models import Models, checkpoint_models, random_models
 from tqdm import tqdm
 
-from neuroprune_experiments.evaluation import git_commit, hardware
+from neuroprune_experiments.provenance import git_commit, hardware
 from neuroprune_fairseq.files.atomic import replacing
 
 HERE = Path(__file__).resolve().parent

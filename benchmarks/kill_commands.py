@@ -33,8 +33,9 @@ from matplotlib import rcParams
 from survive_kill import METHODS, SMALL, toy_corpus
 from training_processes import finish, start
 
-from neuroprune_experiments.evaluation import git_commit, hardware
+from neuroprune_experiments import evaluate
 from neuroprune_experiments.frontier import command as frontier
+from neuroprune_experiments.provenance import git_commit, hardware
 from neuroprune_experiments.report import command as report
 from neuroprune_fairseq.cli import compact, export
 from neuroprune_fairseq.files.results import append_line
@@ -46,7 +47,7 @@ SIZES = ("--vocab-size", "100", "--train-pairs", "60", "--valid-pairs", "10", "-
 
 
 def _program(path: Path) -> Callable[[list[str]], None]:
-    """A program of ours that is no module, such as scripts/evaluate.py."""
+    """A program of ours that is no module, such as data-prep/toy.py."""
 
     def run(arguments: list[str]) -> None:
         sys.argv[1:] = arguments
@@ -107,7 +108,7 @@ COMMANDS = {
         frontier.main, "plot {checkpoint}.jsonl --out {out}/front --overwrite", mixed=True
     ),
     "evaluate": Command(
-        _program(ROOT / "scripts" / "evaluate.py"),
+        evaluate.main,
         "--checkpoint {out}/{name} --label {name} --results {out}/results.jsonl --data {data} "
         "--tolerance 0.001 --beam 1 --cpu --max-len-b 5",
         state=_evaluated,

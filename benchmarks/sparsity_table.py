@@ -90,7 +90,7 @@ def scored(
         if all(record.get(name) == value for name, value in key.items()):
             return record
     settings = GenerationSettings(subset=subset)
-    result = evaluate(setting["checkpoint"], arguments.data, settings, setting["tolerance"])
+    [result] = evaluate(setting["checkpoint"], arguments.data, [settings], setting["tolerance"])
     record = {"label": Path(setting["checkpoint"]).parent.name, **result, **key}
     append_line(arguments.output, record)
     return record

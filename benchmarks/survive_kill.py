@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from training_processes import EVENTS, Event, finish, start
 
-from neuroprune_experiments.evaluation import git_commit, hardware
+from neuroprune_experiments.provenance import git_commit, hardware
 from neuroprune_fairseq.files.results import append_line
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,7 +15,7 @@ from typing import Any
 from session import Session, random_corpus
 from tqdm import tqdm
 
-from neuroprune_experiments.evaluation import git_commit, hardware
+from neuroprune_experiments.provenance import git_commit, hardware
 from neuroprune_fairseq.files.atomic import replacing
 
 WARM_UP = 3  # updates that are not counted

@@ -24,6 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 import neuroprune_fairseq
+from neuroprune_experiments.provenance import git_commit, hardware
 from neuroprune_fairseq.files.atomic import replacing, working_folder
 from neuroprune_fairseq.files.checkpoint import language_pair, read_checkpoint, write_checkpoint
 from neuroprune_fairseq.files.errors import refuse, refusing
@@ -181,31 +182,6 @@ def read_references(data: str | Path, subset: str) -> list[str]:
         return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
-def hardware() -> dict[str, Any]:
-    """The machine, as far as it matters for speed: CPU model, cores, threads, GPU."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        text = info.read_text(encoding="utf-8", errors="replace")
-        match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-        cpu = match[1] if match else cpu
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    threads = torch.get_num_threads()
-    return {"cpu": cpu, "cores": os.cpu_count(), "threads": threads, "gpu": gpu}
-
-
-def git_commit() -> str | None:
-    """The checkout's commit, with "-dirty" when files differ; None outside a checkout."""
-    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--abbrev=40", "--dirty"]
-    try:
-        result = subprocess.run(
-            [*command, "--exclude=*"], capture_output=True, encoding="utf-8", errors="replace"
-        )
-    except OSError:
-        return None
-    return result.stdout.strip() or None
-
-
 def training_facts(checkpoint: Path) -> dict[str, Any]:
     """What the training scripts left beside a checkpoint: command line and wall seconds."""
     facts: dict[str, Any] = {}
@@ -245,53 +221,74 @@ def surroundings() -> dict[str, str]:
     }
 
 
+def _generated(
+    path: Path, data: str | Path, settings: GenerationSettings, output: Path, sentences: int
+) -> tuple[list[str], dict[str, Any]]:
+    """fairseq-generate's translations, and its speed."""
+    generate(path, data, settings, output, sentences)
+    hypotheses = read_hypotheses(output)
+    if len(hypotheses) != sentences:
+        refuse(f"{output}: {len(hypotheses)} translations, but {sentences} references")
+    return hypotheses, {"engine": "fairseq", **read_speed(output)}
+
+
+def _facts(checkpoint: Path, model: nn.Module) -> dict[str, Any]:
+    """What a record holds of a model, wherever it is translated."""
+    return {
+        **measure(model),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **training_facts(checkpoint),
+        "checkpoint": str(checkpoint),
+        **surroundings(),
+    }
+
+
 def evaluate(
     checkpoint: str | Path,
     data: str | Path,
-    settings: GenerationSettings | None = None,
+    settings: Sequence[GenerationSettings] = (GenerationSettings(),),
     tolerance: float = 0.0,
-) -> dict[str, Any]:
-    """Generate, score and measure one checkpoint.
+    engine: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Measure one checkpoint, which is read once, then generate and score.
 
     Args:
         checkpoint: any checkpoint of fairseq's translation.
         data: prepared corpus.
-        settings: how to generate.
+        settings: how to generate, once for each.
         tolerance: prunable weights with |w| < tolerance are zeroed in a temporary copy
             first, which is then both measured and generated from.
+        engine: what neuroprune-export made of the checkpoint, to translate in place of fairseq.
 
     Returns:
-        One record for a results file. The generation's output stays beside the checkpoint.
+        A record for a results file for each of the settings. What fairseq-generate printed stays
+        beside the checkpoint.
     """
-    settings = settings or GenerationSettings()
     checkpoint = Path(checkpoint)
-    references = read_references(data, settings.subset)
+    references = [read_references(data, each.subset) for each in settings]
     state = read_checkpoint(checkpoint)
-    check_dictionaries(state, checkpoint, data, language_pair(data, settings.subset))
+    for each in settings:
+        check_dictionaries(state, checkpoint, data, language_pair(data, each.subset))
     model = model_of(state, checkpoint)
     zero_small_weights_(model, tolerance)
+    facts = {**_facts(checkpoint, model), "data": str(data), "tolerance": tolerance}
+    records = []
     with working_folder(tempfile.gettempdir(), "checkpoint") as folder:
-        path, name = checkpoint, f"{checkpoint.stem}.{settings.suffix()}"
+        path, ending = checkpoint, ""
         if tolerance:
-            path, name = folder / "checkpoint.pt", f"{name}.tolerance-{tolerance:g}"
+            path, ending = folder / "checkpoint.pt", f".tolerance-{tolerance:g}"
             write_checkpoint(with_weights_of(model, state), path)
         elif os.pathsep in str(checkpoint):  # which fairseq would take for the names of several
             path = folder / "checkpoint.pt"
             path.symlink_to(checkpoint.resolve())
-        output = checkpoint.parent / f"{name}.txt"
-        generate(path, data, settings, output, len(references))
-    hypotheses = read_hypotheses(output)
-    if len(hypotheses) != len(references):
-        refuse(f"{output}: {len(hypotheses)} translations, but {len(references)} references")
-    return {
-        **bleu_scores(hypotheses, references),
-        **measure(model),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **read_speed(output),
-        **training_facts(checkpoint),
-        "checkpoint": str(checkpoint),
-        "data": str(data),
-        "tolerance": tolerance,
-        "generation_settings": settings.arguments(),
-        **surroundings(),
-    }
+        for each, expected in zip(settings, references):
+            name = f"{checkpoint.stem}.{each.suffix()}{ending}.txt"
+            if engine is None:
+                found = _generated(path, data, each, checkpoint.parent / name, len(expected))
+            else:
+                from neuroprune_experiments.engine import translate
+
+                found = translate(engine, data, each)
+            how = {"subset": each.subset, "generation_settings": each.arguments()}
+            records.append({**bleu_scores(found[0], expected), **found[1], **how, **facts})
+    return records

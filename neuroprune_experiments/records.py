@@ -41,6 +41,8 @@ class Evaluation(TypedDict):
     mlp_sparsity: Share
     total_sparsity: Share
     generation_seconds: Count
+    tokens_per_second: NotRequired[Count]
+    engine: NotRequired[str]  # that translated: fairseq, or one that neuroprune-export writes for
     train_seconds: NotRequired[Count]
 
 
@@ -208,13 +210,19 @@ _COLUMNS = {
     "MLP sparsity": "{mlp_sparsity:.3f}",
     "total sparsity": "{total_sparsity:.3f}",
     "training s": "{train_seconds}",
-    "translating s": "{generation_seconds:.1f}",
+    "tokens/s": "{tokens_per_second}",
+    "translated by": "{engine}",
 }
+
+
+def _speed(record: Mapping[str, Any]) -> dict[str, str]:
+    found = record.get("tokens_per_second")
+    return {"tokens_per_second": "-" if found is None else f"{found:,.0f}"}
 
 
 def evaluation_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
     """What is shown of evaluations: a row of titles, then one for each."""
-    shown = ({"train_seconds": "-", **record} for record in records)
+    shown = ({"train_seconds": "-", "engine": "fairseq", **r, **_speed(r)} for r in records)
     return [[*_COLUMNS], *([text.format(**r) for text in _COLUMNS.values()] for r in shown)]
 
 

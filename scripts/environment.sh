@@ -1,25 +1,27 @@
 # shellcheck shell=bash
-# Finds or makes the Python environment. Sourced by the other scripts; afterwards
+# Finds the Python environment. Sourced by the other scripts; afterwards
 #   ROOT    is the checkout,
 #   PYTHON  is an interpreter that has what the project needs,
 # and PYTHONPATH starts with the checkout.
 #
-# NEUROPRUNE_PYTHON (or --python PATH) names an interpreter: it is used as it is. Otherwise
-# .venv in the checkout is made and filled once; a stamp tells that it is complete.
+# NEUROPRUNE_PYTHON names an interpreter: it is used as it is. Otherwise it is that of .venv in
+# the checkout, which quickstart.sh, test.sh and `make env` make (make_it=yes), and a stamp tells
+# that it is complete.
 #
 # No module is imported from the folder where a script is started: -I while the environment is
-# made, later PYTHONSAFEPATH for all that starts with -m or -c (Python 3.11 and newer know it).
-# A program of ours has its modules beside it, so it is run with run_program.
+# made, later PYTHONSAFEPATH (Python 3.11 and newer know it).
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-environment_error() {
+# die MESSAGE: one line on stderr, exit status 2.
+die() {
   printf '%s: error: %s\n' "$(basename "$0")" "$*" >&2
   exit 2
 }
 
-# Prints the first interpreter that is Python 3.11 or 3.12, has venv and pip, and really runs
-# (a shim of a version manager may be on the PATH and yet fail).
+
+# The first interpreter that is Python 3.11 or 3.12, has venv and pip, and really runs (a shim of
+# a version manager may be on the PATH and yet fail).
 find_base_python() {
   local name
   for name in python3.11 python3.12 python3 python; do
@@ -37,21 +39,15 @@ environment_stamp() {
   (printf '%s\n' "$ROOT" && cd "$ROOT" && cat setup.py constraints.txt requirements-lock.txt) | cksum
 }
 
-# Prints the names of the packages that the interpreter $1 lacks, of what training and evaluating
-# need and what a script names in $also_needed besides.
-missing_packages() {
-  # Not -I: it would not find packages of the user's own folder. The first place is where we are.
-  "$1" -c 'import sys
-sys.path = [folder for folder in sys.path if folder]
-import importlib.util
-names = "torch fairseq numpy sacrebleu sentencepiece tqdm".split() + sys.argv[1].split()
-print(*[name for name in names if importlib.util.find_spec(name) is None], sep=", ")' "${also_needed:-}"
+environment_is_complete() {
+  [ "$(cat "$ROOT/.venv/.neuroprune-stamp" 2>/dev/null)" = "$(environment_stamp)" ] &&
+    "$ROOT/.venv/bin/python" -I -c '' 2>/dev/null
 }
 
 # pip's install in the new environment, with these arguments.
 install() {
   (cd "$ROOT" && .venv/bin/python -I -m pip install --disable-pip-version-check "$@") >&2 ||
-    environment_error "the installation into $ROOT/.venv failed; the same command goes on from here"
+    die "the installation into $ROOT/.venv failed; the same command goes on from here"
 }
 
 # Every file that is installed from the lock has a known hash: fairseq's wheel comes from a third
@@ -60,11 +56,10 @@ install() {
 make_environment() {
   local base venv=$ROOT/.venv
   if ! "$venv/bin/python" -I -m pip --version >/dev/null 2>&1; then
-    base=$(find_base_python) || environment_error \
-      "no Python 3.11 or 3.12 with venv found (Debian, Ubuntu: install python3-venv)," \
-      "or name an interpreter with --python PATH"
+    base=$(find_base_python) || die "no Python 3.11 or 3.12 with venv found (Debian, Ubuntu:" \
+      "install python3-venv), or name an interpreter with NEUROPRUNE_PYTHON=PATH"
     echo "Making the environment $venv with $base" >&2
-    "$base" -I -m venv "$venv" >&2 || environment_error "$base -m venv $venv failed"
+    "$base" -I -m venv "$venv" >&2 || die "$base -m venv $venv failed"
   fi
   echo "Installing the project and what it needs into $venv: 2 to 5 minutes" >&2
   if [ "$(uname -sm)" = "Linux x86_64" ]; then
@@ -75,40 +70,33 @@ make_environment() {
   mv "$venv/.neuroprune-stamp.new" "$venv/.neuroprune-stamp"
 }
 
-environment_is_complete() {
-  [ "$(cat "$ROOT/.venv/.neuroprune-stamp" 2>/dev/null)" = "$(environment_stamp)" ] &&
-    "$ROOT/.venv/bin/python" -I -c '' 2>/dev/null
-}
-
-# Two scripts that start at once must not install at once: the second waits, then finds it done.
-make_environment_once() {
-  mkdir -p "$ROOT/.venv"
-  exec 8>"$ROOT/.venv/.neuroprune-lock"
-  if command -v flock >/dev/null; then
-    flock 8
-  fi
-  environment_is_complete || make_environment
-  exec 8>&-
-}
-
 if [ -n "${NEUROPRUNE_PYTHON:-}" ]; then
   PYTHON=$NEUROPRUNE_PYTHON
-  "$PYTHON" -c '' 2>/dev/null || environment_error "--python $PYTHON does not run"
-  missing=$(missing_packages "$PYTHON")
-  [ -z "$missing" ] || environment_error "--python $PYTHON lacks $missing" \
-    "(in $ROOT: $PYTHON -m pip install -c constraints.txt -e '.[fairseq,experiments,data]')"
+  "$PYTHON" -c '' 2>/dev/null || die "NEUROPRUNE_PYTHON=$PYTHON does not run"
+  # Not -I: it would not find packages of the user's own folder. The first place is where we are.
+  missing=$("$PYTHON" -c 'import sys
+sys.path = [folder for folder in sys.path if folder]
+import importlib.util
+names = "torch fairseq numpy sacrebleu sentencepiece tqdm".split() + sys.argv[1].split()
+print(*[name for name in names if importlib.util.find_spec(name) is None], sep=", ")' \
+    "${also_needed:-}")
+  [ -z "$missing" ] || die "NEUROPRUNE_PYTHON=$PYTHON lacks $missing" \
+    "(in $ROOT: $PYTHON -m pip install -c constraints.txt -e '.[fairseq,dev]')"
 else
-  environment_is_complete || make_environment_once
   PYTHON=$ROOT/.venv/bin/python
+  if [ -n "${make_it:-}" ]; then
+    # Two that start at once must not install at once: the second waits, then finds it done.
+    mkdir -p "$ROOT/.venv"
+    exec 8>"$ROOT/.venv/.neuroprune-lock"
+    if command -v flock >/dev/null; then flock 8; fi
+    environment_is_complete || make_environment
+    exec 8>&-
+  fi
+  environment_is_complete ||
+    die "$ROOT/.venv is missing or not up to date; 'make env' makes it, or set NEUROPRUNE_PYTHON=PATH"
 fi
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
-
-# run_program FILE ARGUMENT...: in place of this script (use a subshell to come back).
-run_program() {
-  exec env -u PYTHONSAFEPATH "$PYTHON" "$@"
-}
-
-source "$ROOT/scripts/allocator.sh"
 # fairseq's own use of old interfaces is nothing that a user can mend.
 export PYTHONWARNINGS=${PYTHONWARNINGS-ignore}
+source "$ROOT/scripts/allocator.sh"

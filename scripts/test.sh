@@ -1,19 +1,13 @@
 #!/usr/bin/env bash
-# Makes the environment where needed, then runs the test suite.
+# Makes the environment where needed, then runs the test suite on every core.
+#
+# usage: test.sh [arguments of pytest: -k, -x, --durations, files ...]
+#
+# No network is needed for the tests themselves.
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-source "$here/options.sh"
-
-if [ "${1:-}" = --help ]; then
-  echo "usage: test.sh [--python PATH] [arguments of pytest]
-
-Make the environment where needed, then run the test suite on every core; no network needed
-for the tests themselves. Arguments go to pytest: -k, -x, --durations, files ..."
-  exit 0
-fi
-take_python_option "$@"
-
-source "$here/environment.sh"
+case ${1-} in --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
+make_it=yes
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$ROOT"
 # An interpreter that was named may lack pytest-xdist; then one process runs all tests.
 parallel=()
@@ -23,5 +17,5 @@ if "$PYTHON" -c 'import xdist' 2>/dev/null; then
   # One thread in each process: with more threads than cores they wait for each other.
   export OMP_NUM_THREADS=1
 fi
-# The current folder is the checkout by now, and tests start programs of ours.
-run_program -m pytest ${parallel[@]+"${parallel[@]}"} ${rest[@]+"${rest[@]}"}
+# The current folder is the checkout by now, and tests start programs that have modules beside them.
+exec env -u PYTHONSAFEPATH "$PYTHON" -m pytest ${parallel[@]+"${parallel[@]}"} "$@"

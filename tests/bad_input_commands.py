@@ -16,7 +16,7 @@ from fairseq import checkpoint_utils, options
 from fairseq.logging import metrics
 from fairseq_cli import train
 
-from neuroprune_experiments import evaluation
+from neuroprune_experiments import evaluate, evaluation, table
 from neuroprune_experiments.frontier import command as frontier
 from neuroprune_experiments.report import command as report
 from neuroprune_fairseq.cli import compact as compact
@@ -58,13 +58,11 @@ def run_train(arguments: list[str]) -> None:
 
 def _program(name: str):
     def run(arguments: list[str]) -> None:
-        old = sys.argv, sys.path[:]
-        sys.argv = [name, *arguments]
-        sys.path.insert(0, str(ROOT / "scripts"))
+        old, sys.argv = sys.argv, [name, *arguments]
         try:
             runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
         finally:
-            sys.argv, sys.path[:] = old
+            sys.argv = old
 
     return run
 
@@ -79,7 +77,7 @@ def _generate(checkpoint, data, settings, output, sentences) -> None:
 def _evaluate(arguments: list[str]) -> None:
     generate, evaluation.generate = evaluation.generate, _generate
     try:
-        _program("evaluate.py")(arguments)
+        evaluate.main(arguments)
     finally:
         evaluation.generate = generate
 
@@ -101,12 +99,13 @@ def _script(name: str):
     return run
 
 
-SCRIPTS = "prepare pretrain finetune_neuroprune finetune_baseline evaluate quickstart".split()
+SCRIPTS = "prepare pretrain finetune_targets finetune_neuroprune finetune_baseline".split()
+SCRIPTS += ["evaluate", "quickstart"]
 COMMANDS = {
     **{"fairseq-train": run_train, "compact": compact.main, "export": export.main},
     **{"frontier": frontier.main, "user-dir": cli.user_dir, "evaluate": _evaluate},
     "neuroprune-report": report.main,
-    **{"report": _program("report.py"), "model_flags": _program("model_flags.py")},
+    **{"table": table.main, "model_flags": _program("model_flags.py")},
     **{f"{name}.sh": _script(name) for name in SCRIPTS},
 }
 PREPARATIONS = {"text": text.main, "toy": toy.main, "multi30k": multi30k.main}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import functools
+import os
 import re
 import runpy
 import shlex
@@ -121,7 +122,9 @@ def _pip(words: list[str]) -> None:
 
 @functools.cache
 def _help_of(script: str) -> str:
-    done = subprocess.run(["bash", str(ROOT / script), "--help"], capture_output=True, text=True)
+    environment = {"NEUROPRUNE_PYTHON": sys.executable, **os.environ}
+    command = ["bash", str(ROOT / script), "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -154,11 +154,20 @@ RECORD = {
 
 
 def test_the_table_has_a_row_for_each_record_with_every_number():
-    records = [{"label": "dense", **RECORD}, {"label": "p", "train_seconds": 12, **RECORD}]
+    speed = {"tokens_per_second": 1234.5, "engine": "E"}
+    records = [{"label": "dense", **RECORD}, {"label": "p", "train_seconds": 12, **speed, **RECORD}]
     lines = markdown(evaluation_rows(records)).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[2] == ["dense", "35.43", "3 of 4", "0.250", "0.500", "0.400", "-", "9.0"]
-    assert cells[3][6] == "12"
+    assert cells[2] == [
+        "dense",
+        "35.43",
+        "3 of 4",
+        "0.250",
+        "0.500",
+        "0.400",
+        *("-", "-", "fairseq"),
+    ]
+    assert cells[3][6:] == ["12", "1,234", "E"]
     assert len({len(line) for line in lines}) == 1
 
 

@@ -61,7 +61,7 @@ def test_no_command_ends_over_the_encoding_of_its_terminal(folder, encoding):
     corpus = ["--train-pref", "train", "--valid-pref", "valid", "--test-pref", "test"]
     corpus += ["--vocab-size", "40", "--source-lang", "xx", "--target-lang", "yy"]
     commands = [
-        ["report", "--results", "r.jsonl", "--picture", "pictüre ✓"],
+        ["table", "--results", "r.jsonl", "--picture", "pictüre ✓"],
         ["frontier", "table", "r.jsonl"],
         ["frontier", "plot", "r.jsonl", "--out", "früntier ✓"],
         ["compact", model, "cömpact ✓.pt"],
@@ -93,7 +93,7 @@ def test_fairseq_translates_a_checkpoint_with_a_colon_in_its_path(
     shutil.copy(checkpoints.pruned, run / "checkpoint_last.pt")
     settings = GenerationSettings(flags=("--cpu", "--max-len-b", "5"), beam=1)
 
-    record = evaluation.evaluate(run / "checkpoint_last.pt", folder / "dätä", settings)
+    [record] = evaluation.evaluate(run / "checkpoint_last.pt", folder / "dätä", [settings])
 
     assert record["checkpoint"] == str(run / "checkpoint_last.pt")
     assert [path.suffix for path in run.iterdir()].count(".txt") == 1

@@ -40,9 +40,9 @@ case "$*" in
 esac
 """
     write_program(tmp_path / "bin" / "python3.12", python)
-    command = ["bash", "-euo", "pipefail", "-c", 'source "$0"; echo "$PYTHON"']
+    command = ["bash", "-euo", "pipefail", "-c", 'source "$0"; echo "$PYTHON"']  # as make env
     command += [str(folder / "scripts" / "environment.sh")]
-    environment = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
+    environment = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "HOME": str(tmp_path), "make_it": "yes"}
 
     def start(cwd=None, **variables):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -74,6 +74,21 @@ def test_a_file_with_another_hash_than_the_lock_names_ends_the_installation(chec
     assert process.returncode == 2
     assert "the installation into" in errors.splitlines()[-1]
     assert (tmp_path / "log").read_text() == "locked\n"
+
+
+def test_a_script_that_finds_no_environment_says_how_to_make_it_and_makes_nothing(
+    checkout, tmp_path
+):
+    process = checkout(make_it="")
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors.count("\n") == 1
+    assert "error: " in errors
+    assert "'make env' makes it, or set NEUROPRUNE_PYTHON=PATH" in errors
+    assert not (checkout.folder / ".venv").exists()
+    checkout().communicate()
+    process = checkout(make_it="")
+    assert process.communicate()[0] == f"{checkout.folder}/.venv/bin/python\n"
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "requirements-lock.txt"])

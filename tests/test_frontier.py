@@ -8,6 +8,7 @@ import random
 import re
 
 import pytest
+from fairseq import options
 
 from neuroprune_experiments import records
 from neuroprune_experiments.frontier import command, methods, table
@@ -95,18 +96,25 @@ def test_every_flag_of_a_method_is_declared_by_its_task_or_criterion(method):
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
-def test_the_script_of_every_method_is_there_and_takes_what_it_is_given(method):
+def test_the_recipe_of_every_method_is_there_and_fairseq_takes_what_it_is_given(method):
     chosen = methods.METHODS[method]
-    script = (command.SCRIPTS / chosen.script).read_text()
+    recipe = (command.SCRIPTS / chosen.script).read_text()
     given = {**dict.fromkeys(chosen.search, "1"), **chosen.fixed}
     words = methods.script_options(methods.Run(method, given, 1))
-    for name in (word[2:] for word in words if word.startswith("--")):
-        assert re.search(rf"(option|required|flag) {name} ", script), name
+    arguments = ["data", "--optimizer", "adam", "--arch", "transformer_18x6_tiny"]
+    for flag, suffix in (("--task", "translation"), ("--criterion", "label_smoothed")):
+        [name] = set(re.findall(rf"{flag} ({suffix}\S*)", recipe))
+        arguments += [flag, name]
+    parsed = options.parse_args_and_arch(options.get_training_parser(), [*arguments, *words])
+    assert parsed.pruner == chosen.pruner or method == "l1"
+    for name, value in given.items():
+        found = getattr(parsed, name.replace("-", "_"), None)
+        assert methods.canonical(found) == value or name == "heads-to-keep"
 
 
 def test_a_switch_of_a_grid_is_given_without_a_value_or_not_at_all():
     yes, no = methods.parse_grid("michel", "heads-to-keep=6;importance-recompute=yes,no")
-    fixed = ["--method", "michel", "--heads-to-keep", "6"]
+    fixed = ["--pruner", "michel", "--heads-to-keep", "6"]
     assert methods.script_options(methods.Run("michel", yes, 1)) == [
         *fixed,
         "--importance-recompute",

@@ -34,13 +34,16 @@ touch "$dir/checkpoint_last.pt"
 """
 EVALUATE = """#!/usr/bin/env bash
 while [ $# -gt 0 ]; do
-  case $1 in --results) file=$2 ;; --subset) subset=$2 ;; --tolerance) tolerance=$2 ;; esac; shift
+  case $1 in --results) file=$2 ;; --subset) subsets="$2 $3" ;; --tolerance) tolerance=$2 ;; esac
+  shift
 done
-echo "evaluate $subset" >>"{folder}/calls"
-bleu=30; [ "$subset" = valid ] && bleu=31
-echo "{{\\"label\\": \\"x\\", \\"bleu\\": $bleu, \\"generation_settings\\": [\\"--beam\\"], \
-\\"tolerance\\": $tolerance, \\"heads_kept\\": 36, \\"heads_total\\": 108, \
-\\"total_sparsity\\": 0.5, \\"train_seconds\\": 7}}" >>"$file"
+echo "evaluate $subsets" >>"{folder}/calls"
+for subset in $subsets; do
+  bleu=30; [ "$subset" = valid ] && bleu=31
+  echo "{{\\"label\\": \\"x\\", \\"bleu\\": $bleu, \\"generation_settings\\": [\\"--beam\\"], \
+\\"subset\\": \\"$subset\\", \\"tolerance\\": $tolerance, \\"heads_kept\\": 36, \
+\\"heads_total\\": 108, \\"total_sparsity\\": 0.5, \\"train_seconds\\": 7}}" >>"$file"
+done
 """
 
 
@@ -49,7 +52,7 @@ def scripts(tmp_path):
     """A folder of scripts that note their arguments."""
     folder = tmp_path / "scripts"
     folder.mkdir()
-    for name in ("finetune_baseline.sh", "finetune_neuroprune.sh"):
+    for name in ("finetune_baseline.sh", "finetune_neuroprune.sh", "finetune_targets.sh"):
         (folder / name).write_text(FINETUNE.format(folder=tmp_path))
     (folder / "evaluate.sh").write_text(EVALUATE.format(folder=tmp_path))
     return folder
@@ -76,13 +79,13 @@ def test_a_run_is_fine_tuned_and_evaluated_through_the_scripts(tmp_path, scripts
     name = "dsp-heads36-lr0.001-s3"
     expected = ["--cpu", "--lr", "9", "--data", "data", "--pretrained", "p.pt"]
     expected += ["--save-dir", f"{tmp_path}/out/{name}", "--epochs", "2", "--seed", "3"]
-    expected += ["--method", "dsp", "--dsp-mode", "joint", "--heads-to-keep", "36"]
-    expected += ["--lr", "0.001", "evaluate valid", "evaluate test"]
+    expected += ["--pruner", "dsp", "--dsp-mode", "joint", "--heads-to-keep", "36"]
+    expected += ["--lr", "0.001", "evaluate valid test"]
     assert calls(tmp_path) == expected
     assert found == {
         **{"label": name, "method": "dsp", "seed": 3, "epochs": 2, "flags": ["--cpu", "--lr", "9"]},
         **{"settings": {"heads-to-keep": "36", "lr": "0.001"}, "generation_settings": ["--beam"]},
-        **{"bleu": 30, "valid_bleu": 31, "tolerance": 0.001, "train_seconds": 7},
+        **{"bleu": 30, "valid_bleu": 31, "subset": "test", "tolerance": 0.001, "train_seconds": 7},
         **{"heads_kept": 36, "heads_total": 108, "total_sparsity": 0.5},
     }
 
@@ -90,9 +93,9 @@ def test_a_run_is_fine_tuned_and_evaluated_through_the_scripts(tmp_path, scripts
 def test_an_evaluation_that_is_there_is_not_repeated(tmp_path, scripts):
     first = run_one(tmp_path, scripts)
     assert run_one(tmp_path, scripts) == first
-    assert calls(tmp_path).count("evaluate valid") == 1
+    assert calls(tmp_path).count("evaluate valid test") == 1
     run_one(tmp_path, scripts, tolerance=0.0)
-    assert calls(tmp_path).count("evaluate valid") == 2
+    assert calls(tmp_path).count("evaluate valid test") == 2
 
 
 def test_a_failed_script_is_reported_by_its_last_line(tmp_path, scripts):
@@ -175,7 +178,7 @@ def test_a_killed_command_goes_on_and_repeats_nothing(
     assert "2 of 2 runs are in" in output, errors
     assert jobs > 1 or "1 of 2 runs, about" in errors
     assert len(results(tmp_path / "out")) == 2
-    assert calls(tmp_path).count("evaluate test") == 2
+    assert calls(tmp_path).count("evaluate valid test") == 2
 
 
 def end_trainings(scripts):

@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("prepare", "pretrain", "finetune_neuroprune", "evaluate", "quickstart", "test")
+SCRIPTS = (
+    *("prepare", "pretrain", "finetune_targets", "finetune_neuroprune", "finetune_baseline"),
+    *("quickstart", "test"),
+)
 
 
 def run(script, *arguments, **environment):
@@ -90,21 +93,21 @@ def test_pretraining_passes_exactly_the_documented_settings_to_fairseq(tmp_path,
         NEUROPRUNE_PYTHON=stand_in,
     )
     assert done.returncode == 0, done.stderr
-    expected = f"""{data} --user-dir {ROOT}/neuroprune_fairseq --task translation
-        --arch transformer_18x6_small --share-all-embeddings --optimizer adam
-        --adam-betas '(0.9, 0.98)' --clip-norm 0.0 --weight-decay 0.0001 --lr 2e-3
-        --lr-scheduler inverse_sqrt --warmup-updates 600 --dropout 0.1
-        --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --max-tokens 4096
+    expected = f"""{data} --user-dir {ROOT}/neuroprune_fairseq --save-dir {tmp_path}/run
+        --task translation --arch transformer_18x6_small --share-all-embeddings --dropout 0.3
+        --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --optimizer adam
+        --adam-betas '(0.9, 0.98)' --clip-norm 0.0 --weight-decay 0.0001 --lr 5e-4
+        --lr-scheduler inverse_sqrt --warmup-updates 4000 --max-tokens 4096
         --max-epoch 12 --seed 1 --no-epoch-checkpoints --log-interval 25
-        --save-dir {tmp_path}/run"""
+        --lr 2e-3 --warmup-updates 600 --dropout 0.1"""
     assert calls(tmp_path) == shlex.split(expected)
 
 
-def test_unknown_flags_are_passed_on_with_their_values_in_order(tmp_path, data, stand_in):
+def test_flags_are_passed_on_with_their_values_in_order(tmp_path, data, stand_in):
     done = run(
         "pretrain",
         *("--data", data, "--patience", "3", f"--save-dir={tmp_path}/run", "--fp16"),
-        *("--", "--seed", "7", "a b"),
+        *("--seed", "7", "a b"),
         NEUROPRUNE_PYTHON=stand_in,
     )
     assert done.returncode == 0, done.stderr
@@ -121,54 +124,62 @@ def test_the_recorded_command_is_the_one_that_ran(tmp_path, data, stand_in):
 
 @pytest.fixture
 def finetune(tmp_path, data, stand_in):
-    """Runs finetune_neuroprune.sh on an empty checkpoint; returns the process and the flags."""
+    """Runs a recipe on an empty checkpoint; returns the process and the flags."""
     (tmp_path / "pretrained.pt").touch()
 
-    def run_it(*options):
+    def run_it(recipe, *options):
         done = run(
-            "finetune_neuroprune",
+            f"finetune_{recipe}",
             *("--data", data, "--pretrained", tmp_path / "pretrained.pt"),
             *("--save-dir", tmp_path / "run", *options),
             NEUROPRUNE_PYTHON=stand_in,
         )
-        return done, as_dict(calls(tmp_path))
+        assert done.returncode == 0, done.stderr
+        return as_dict(calls(tmp_path))
 
     return run_it
 
 
-def test_finetuning_hands_all_settings_of_the_method_over(finetune, tmp_path):
-    done, flags = finetune(
-        *("--attn-penalty-weight", "1e-3", "--mlp-penalty-weight", ".2", "--near-zero", "1e-5"),
-        *("--head-distance-threshold", "0.3", "--head-merge", "fc1", "--dropout", "0.2"),
-    )
-    assert done.returncode == 0, done.stderr
-    expected = {
-        "--attn-penalty-weight": "1e-3",
-        "--mlp-penalty-weight": ".2",
-        "--near-zero": "1e-5",
-        "--head-distance-threshold": "0.3",
-        "--head-merge": "fc1",
-        "--dropout": "0.2",
-        "--finetune-from-model": f"{tmp_path}/pretrained.pt",
-        "--task": "translation_neuroprune",
-        "--criterion": "label_smoothed_cross_entropy_neuroprune",
-    }
-    assert expected.items() <= flags.items()
+RECIPES = {
+    "targets": {"--target-sparsity": "0.5"},
+    "neuroprune": {
+        "--attn-penalty-weight": "0.005",
+        "--mlp-penalty-weight": "0.05",
+        "--head-distance-threshold": "0.2",
+    },
+    "baseline": {},
+}
+PRUNING = {"--target-heads", "--pruner", "--l1-penalty-weight"}.union(*RECIPES.values())
+
+
+@pytest.mark.parametrize(("recipe", "expected"), RECIPES.items())
+def test_a_recipe_prunes_as_it_says_and_takes_the_model_over(finetune, tmp_path, recipe, expected):
+    flags = finetune(recipe)
+    assert {name: flags[name] for name in PRUNING & flags.keys()} == expected
+    assert flags["--finetune-from-model"] == f"{tmp_path}/pretrained.pt"
+    assert flags["--task"] == "translation_neuroprune"
+    assert flags["--criterion"] == "label_smoothed_cross_entropy_neuroprune"
+    assert "--arch=transformer_18x6_tiny" in flags
     assert "--activation-fn=a b" in flags, "a setting of the checkpoint stays one word"
 
 
-def test_plain_finetuning_has_no_penalty_and_no_threshold(finetune):
-    done, flags = finetune("--plain")
-    assert done.returncode == 0, done.stderr
-    assert flags["--attn-penalty-weight"] == flags["--mlp-penalty-weight"] == "0"
-    assert "--head-distance-threshold" not in flags
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_given_comes_after_what_the_recipe_says(finetune, recipe):
+    given = {"--attn-penalty-weight": "1e-3", "--head-merge": "fc1", "--dropout": "0.2"}
+    flags = finetune(recipe, *(word for pair in given.items() for word in pair), "--lr", "3")
+    assert {**given, "--lr": "3"}.items() <= flags.items()
 
 
-def test_plain_and_a_penalty_exclude_each_other(finetune):
-    done, flags = finetune("--plain", "--mlp-penalty-weight", "0.1")
-    assert done.returncode == 2
-    assert "--plain excludes" in done.stderr
-    assert not flags
+@pytest.mark.parametrize(
+    "target", ["--target-heads=9", "--target-attn-sparsity=0.1", "--target-sparsity=0.1"]
+)
+def test_a_target_takes_the_place_of_the_recipes_own(finetune, target):
+    assert "--target-sparsity" not in finetune("targets", target)
+
+
+def test_other_flags_that_begin_like_a_target_leave_the_recipes_own(finetune):
+    flags = finetune("targets", "--target-lang", "en", "--target-update", "5")
+    assert flags["--target-sparsity"] == "0.5"
 
 
 def test_a_finished_run_is_skipped_by_the_same_command(tmp_path, data, stand_in):
@@ -232,8 +243,17 @@ def test_a_failed_run_says_why_on_a_full_disk_too(tmp_path, data, stand_in):
 
 def test_a_named_interpreter_without_the_packages_gets_one_line(tmp_path, data):
     bare = write_program(tmp_path / "bare", f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
-    done = run("pretrain", "--data", data, "--save-dir", tmp_path / "run", "--python", bare)
+    command = ("--data", data, "--save-dir", tmp_path / "run")
+    done = run("pretrain", *command, NEUROPRUNE_PYTHON=str(bare))
     assert done.returncode == 2
     assert "lacks torch, fairseq" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interpreter_that_does_not_run_gets_one_line(tmp_path, data):
+    command = ("--data", data, "--save-dir", tmp_path / "run")
+    done = run("pretrain", *command, NEUROPRUNE_PYTHON="/no/python")
+    assert done.returncode == 2
+    assert done.stderr == "pretrain.sh: error: NEUROPRUNE_PYTHON=/no/python does not run\n"
     assert not (tmp_path / "run").exists()

@@ -47,7 +47,7 @@ def test_a_label_stays_one_cell_of_one_row(label):
     table = markdown(evaluation_rows([{**RECORD, "label": label}, {**RECORD, "label": "plain"}]))
     rows = table.split("\n")
     assert len(rows) == 4
-    assert {len(cells(row)) for row in rows} == {8}
+    assert {len(cells(row)) for row in rows} == {9}
     assert cells(rows[2])[0] == printable(label)
     assert cells(rows[2])[1] == "30.00"
     assert markdown_cell("C:\\runs") == "C:\\runs"
@@ -97,7 +97,7 @@ def assert_harmless(path: Path) -> None:
 
 
 def test_the_table_and_its_picture_of_hostile_labels_are_harmless(hostile_results, capsys):
-    run("report", "--results", "r.jsonl", "--picture", "picture")
+    run("table", "--results", "r.jsonl", "--picture", "picture")
     assert not FORBIDDEN.search(capsys.readouterr().out)
     assert_harmless(hostile_results / "picture.svg")
 

@@ -21,7 +21,7 @@ Fine-tune a pretrained checkpoint with many settings of one method and evaluate 
 the validation and the test set. Any number of workers may run the same command at once; a
 finished run is never repeated, and a run whose worker died is gone on with after a minute. In
 RUN_DIR: results.jsonl (one line per run), study.db (Optuna's storage), a folder per run.
-What follows -- goes to the script finetune_*.sh, and what that does not know to fairseq-train."""
+What follows -- goes to the script finetune_*.sh, and from there to fairseq-train."""
 
 GRID_HELP = """\
 settings to run: 'paper' (NeuroPrune's 6 x 2 x 16), or values for each flag, as in

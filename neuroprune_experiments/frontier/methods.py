@@ -44,11 +44,12 @@ class Method:
     search: Mapping[str, Range]
     fixed: Mapping[str, str] = field(default_factory=dict)
     paper_grid: str = ""
+    recipe: str = "baseline"
 
     @property
     def script(self) -> str:
         """The recipe that fine-tunes with it."""
-        return f"finetune_{'neuroprune' if self.pruner == 'neuroprune' else 'baseline'}.sh"
+        return f"finetune_{self.recipe}.sh"
 
     def flags(self) -> dict[str, Field]:
         """The fields of its flags, by flag without "--", aliases among them."""
@@ -82,6 +83,7 @@ METHODS: dict[str, Method] = {
             "head-distance-threshold": THRESHOLD,
         },
         paper_grid=PAPER_GRID,
+        recipe="neuroprune",
     ),
     # Its steps are not divided by Adam's second moment: other weights fit than above.
     "neuroprune-proximal": Method(
@@ -92,10 +94,13 @@ METHODS: dict[str, Method] = {
             "head-distance-threshold": THRESHOLD,
         },
         {"penalty-solver": "proximal"},
+        recipe="neuroprune",
     ),
     # The controller finds the penalties' strength and the threshold by itself.
     "neuroprune-target": Method(
-        "neuroprune", {"target-heads": HEADS, "target-sparsity": Range(0.0, 0.95)}
+        "neuroprune",
+        {"target-heads": HEADS, "target-sparsity": Range(0.0, 0.95)},
+        recipe="targets",
     ),
     "dsp": _dsp("joint"),
     "dsp-pipelined": _dsp("pipelined"),
@@ -236,7 +241,8 @@ def parse_grid(method: str, text: str) -> list[Settings]:
 def script_options(run: Run) -> list[str]:
     """The options of the method's script for one setting."""
     chosen = METHODS[run.method]
-    arguments = [] if chosen.pruner == "neuroprune" else ["--method", chosen.pruner]
+    plain = chosen.pruner in ("neuroprune", "l1")  # what the penalties' flags alone name
+    arguments = [] if plain else ["--pruner", chosen.pruner]
     for name, value in {**chosen.fixed, **run.settings}.items():
         if not _is_switch(run.method, name):
             arguments += [f"--{name}", value]

@@ -20,6 +20,7 @@ from neuroprune_fairseq.files.text import printable
 
 # How long (s) a stopped training may take to end by itself.
 PATIENCE = 20
+SUBSETS = ("valid", "test")  # of the corpus: to select runs by, to compare them by
 
 
 class RunFailedError(Exception):
@@ -94,7 +95,7 @@ class ScriptRunner:
             StoppedError: :meth:`stop` was called.
         """
         self._call(run, claim, self.training_command(run))
-        valid, test = (self._evaluate(run, claim, subset) for subset in ("valid", "test"))
+        valid, test = self._evaluate(run, claim)
         return {
             **test,
             "label": run.name,
@@ -123,20 +124,20 @@ class ScriptRunner:
             *("--seed", str(run.seed), *script_options(run)),
         ]
 
-    def _evaluate(self, run: Run, claim: int, subset: str) -> dict[str, Any]:
-        """evaluate.sh's record of a part of the corpus, made if it is not there."""
+    def _evaluate(self, run: Run, claim: int) -> list[dict[str, Any]]:
+        """evaluate.sh's records of SUBSETS, made if they are not there."""
         experiment, folder = self.experiment, self.experiment.out / run.name
-        results = folder / f"{subset}.jsonl"
-        if record := _last_record(results, experiment.tolerance):
-            return record
+        results = folder / "evaluations.jsonl"
+        if len(records := _last_records(results, experiment.tolerance)) == len(SUBSETS):
+            return records
         command = ["bash", str(experiment.scripts / "evaluate.sh")]
-        command += ["--data", str(experiment.data), "--label", run.name, "--subset", subset]
+        command += ["--data", str(experiment.data), "--label", run.name, "--subset", *SUBSETS]
         command += ["--checkpoint", str(folder / "checkpoint_last.pt")]
         command += ["--tolerance", f"{experiment.tolerance:g}", "--results", str(results)]
         self._call(run, claim, command)
-        if record := _last_record(results, experiment.tolerance):
-            return record
-        raise RunFailedError(f"evaluate.sh wrote no record into {results}")
+        if len(records := _last_records(results, experiment.tolerance)) == len(SUBSETS):
+            return records
+        raise RunFailedError(f"evaluate.sh wrote no records into {results}")
 
     def _call(self, run: Run, claim: int, command: list[str]) -> None:
         """Run one script to its end, its output into frontier.log."""
@@ -182,15 +183,15 @@ def _end_group(process: subprocess.Popen) -> None:
     _signal_group(process, signal.SIGKILL)
 
 
-def _last_record(path: Path, tolerance: float) -> dict[str, Any] | None:
-    """The last record of evaluate.sh in a file, None if there is none of this tolerance."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8").strip().split("\n")[-1])
-    except (OSError, ValueError):
-        return None
-    if isinstance(record, dict) and "bleu" in record and record.get("tolerance") == tolerance:
-        return record
-    return None
+def _last_records(path: Path, tolerance: float) -> list[dict[str, Any]]:
+    """The last record of evaluate.sh of this tolerance for each of SUBSETS, where there is one."""
+    found = {}
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        for line in path.read_text(encoding="utf-8").strip().split("\n"):
+            record = json.loads(line)
+            if "bleu" in record and record.get("tolerance") == tolerance:
+                found[record.get("subset")] = record
+    return [found[subset] for subset in SUBSETS if subset in found]
 
 
 def say(text: str) -> None:

@@ -209,3 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _check_supported(state, settings, arguments.input)
     line = _export(arguments, settings, _corpus(arguments, state))
     print(f"{line}\n{out}: {sum(f.stat().st_size for f in out.iterdir()):,} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 
-from one_line_parser import OneLineParser
+from neuroprune_experiments import require
+from neuroprune_experiments.records import evaluation_rows, markdown, read_evaluations
+from neuroprune_fairseq.files.errors import OneLineParser, refusing
 
 
-def main() -> None:
-    """Command line: ``report.py --results FILE… [--picture STEM]``."""
-    parser = OneLineParser(prog="report.py", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line: ``python -m neuroprune_experiments.table --results FILE… [--picture STEM]``.
+
+    Args:
+        argv: arguments without the program's name; None reads the command line.
+    """
+    parser = OneLineParser(prog="table", description=__doc__)
     parser.add_argument("--results", required=True, nargs="+", metavar="FILE", help="JSON Lines")
     parser.add_argument("--picture", metavar="STEM", help="writes STEM.png and STEM.svg")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.picture and not Path(args.picture).parent.is_dir():
         parser.error(f"--picture {args.picture}: there is no folder {Path(args.picture).parent}")
-
-    # fairseq logs advice when it is imported, which would stand before our one line.
-    logging.basicConfig(level=logging.WARNING)
-    from neuroprune_experiments.records import evaluation_rows, markdown, read_evaluations
-    from neuroprune_fairseq.files.errors import refusing
-
     records = [record for path in args.results for record in read_evaluations(path)]
     print(markdown(evaluation_rows(records)))
     if args.picture:
-        from neuroprune_experiments import require
-
         require("matplotlib")
         from neuroprune_experiments.figures import draw_overview
 
