@@ -213,7 +213,12 @@ CASES = [
     Case("finetune_neuroprune.sh", f"{TUNE} --pretrained mkdir.pt", DAMAGED),
     Case("finetune_neuroprune.sh", f"{TUNE} --pretrained -x.pt", f"/-x.pt {DAMAGED}"),
     Case("finetune_baseline.sh", f"{TUNE} --pruner x", "--pruner x is none of", FAILED),
-    Case("finetune_baseline.sh", f"{TUNE} --pruner dsp", "--heads-to-keep", FAILED),
+    Case(
+        "finetune_baseline.sh",
+        f"{TUNE} --pruner dsp",
+        "--target-heads None must be a number",
+        FAILED,
+    ),
     Case("finetune_baseline.sh", f"{TUNE} --method dsp", "unrecognized .*--method dsp", FAILED),
     Case("quickstart.sh", "--fast", "unknown option --fast"),
     Case("quickstart.sh", "--out {here}/file", "--out .*file cannot be made; name another folder"),
