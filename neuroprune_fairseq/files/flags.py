@@ -94,8 +94,8 @@ def _always_known() -> Kinds:
     groups = (_kind_of_type(hint) for hint in typing.get_type_hints(FairseqConfig).values())
     tables = [fields_of(group) for group in groups if isinstance(group, type)]
     names = dict.fromkeys(["arch", "task", "_name", *REGISTRIES], frozenset([NAME]))
-    sizes = dict.fromkeys(["neuroprune_shapes", "neuroprune_heads"], frozenset([DATA]))
-    own = {**sizes, "neuroprune_arch": frozenset([NAME]), "per_layer_config": frozenset([LAYERS])}
+    # By neuroprune_shapes compact files of an earlier version are known, to be refused.
+    own = {"neuroprune_shapes": frozenset([DATA]), "per_layer_config": frozenset([LAYERS])}
     return _merged([*tables, fields_of(TransformerConfig), names, own])
 
 
