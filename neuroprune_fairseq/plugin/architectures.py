@@ -39,6 +39,12 @@ def transformer_18x6_iwslt_de_en(args: Namespace) -> None:
     _transformer_18x6(args, head_dim=80, ffn_embed_dim=1024)
 
 
+@register_model_architecture("transformer", "transformer_18x6_medium")
+def transformer_18x6_medium(args: Namespace) -> None:
+    """For measurements, the wider one: embed_dim 192 (head_dim 32), FFN 768, four times the width."""
+    _transformer_18x6(args, head_dim=32, ffn_embed_dim=768)
+
+
 @register_model_architecture("transformer", "transformer_18x6_small")
 def transformer_18x6_small(args: Namespace) -> None:
     """For measurements on a CPU: embed_dim 96 (head_dim 16), FFN 192."""
