@@ -41,7 +41,7 @@ def transformer_18x6_iwslt_de_en(args: Namespace) -> None:
 
 @register_model_architecture("transformer", "transformer_18x6_medium")
 def transformer_18x6_medium(args: Namespace) -> None:
-    """For measurements, the wider one: embed_dim 192 (head_dim 32), FFN 768, four times the width."""
+    """For measurements, the wider one: embed_dim 192 (head_dim 32), FFN 768."""
     _transformer_18x6(args, head_dim=32, ffn_embed_dim=768)
 
 

@@ -1,6 +1,6 @@
 """Files of any content: archives, parallel text and results are read, or refused in one line.
 
-A longer run: NEUROPRUNE_FUZZ_EXAMPLES=20000 pytest tests/test_fuzz.py, with new examples each
+A longer run: NEUROPRUNE_FUZZ_EXAMPLES=20000 pytest tests/files/test_fuzz.py, with new examples each
 time. What such runs found is kept as examples.
 """
 
@@ -23,7 +23,7 @@ pytest.importorskip("hypothesis")
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "data-prep"))
 
 from archive import unpack  # noqa: E402

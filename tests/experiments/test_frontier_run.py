@@ -22,7 +22,7 @@ from neuroprune_experiments.frontier.runner import Experiment, RunFailedError, t
 from neuroprune_experiments.frontier.storage import open_study
 from neuroprune_experiments.frontier.sweep import Sweep
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FACTS = {
     **{"architecture": "--arch a", "checkpoint": "c", "corpus": "d", "tolerance": 0.001},
     **{"epochs": 2, "flags": ""},

@@ -33,7 +33,7 @@ def test_missing_or_old_packages_end_in_one_line_with_the_way_out(version):
 def test_importing_beside_an_old_fairseq_prints_one_line(tmp_path):
     (tmp_path / "fairseq").mkdir()
     (tmp_path / "fairseq" / "__init__.py").write_text("__version__ = '0.9.0'\n")
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     run = subprocess.run(
         [sys.executable, "-c", "import neuroprune_fairseq"],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},

@@ -13,7 +13,7 @@ import torch
 from conftest import USER_DIR
 from test_task import epoch_lines
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 # Dropout is off: fairseq gives every worker the same seed, so two draw other masks than one does.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "data-prep"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "data-prep"))
 
 import toy  # noqa: E402
 import toy_grammar as grammar  # noqa: E402

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXTRA = ("optuna", "matplotlib", "jinja2")
 # As if these were not installed.
 WITHOUT = f"""

@@ -1,7 +1,6 @@
 """Checkpoints made by a stranger: no setting of theirs runs as code or becomes a flag of its own.
 
-A longer run: NEUROPRUNE_FUZZ_EXAMPLES=20000 pytest tests/test_attacks.py, with new examples each
-time.
+A longer run, with new examples each time: NEUROPRUNE_FUZZ_EXAMPLES=20000 and this file for pytest.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 import sentencepiece
 from fairseq.data import Dictionary, data_utils
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DATA_PREP = ROOT / "data-prep"
 sys.path.append(str(DATA_PREP))
 

@@ -24,7 +24,7 @@ from neuroprune_fairseq.plugin.precision import (
     restore_half_precision_,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--encoder-layers", 2, "--decoder-layers", 2)
 
 

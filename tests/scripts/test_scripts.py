@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = (
     *("prepare", "pretrain", "finetune_targets", "finetune_neuroprune", "finetune_baseline"),
     *("quickstart", "test"),

@@ -16,7 +16,7 @@ from bad_input_files import RECORD
 from neuroprune_experiments import evaluation
 from neuroprune_experiments.evaluation import GenerationSettings
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ENCODINGS = {
     "latin-1": {"PYTHONIOENCODING": "latin-1"},
     "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LANG": "C"},
