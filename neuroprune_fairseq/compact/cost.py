@@ -7,15 +7,16 @@ from torch import nn
 from neuroprune_fairseq.structure import AttentionBlock, attention_blocks, mlp_blocks
 
 
-def _linear_flops(*linears: nn.Linear) -> int:
+def linear_flops(*linears: nn.Linear) -> int:
+    """Of linear layers, for one token."""
     return sum(2 * linear.in_features * linear.out_features for linear in linears)
 
 
-def _attention_flops(block: AttentionBlock, length: int) -> tuple[int, int]:
+def attention_flops(block: AttentionBlock, length: int) -> tuple[int, int]:
     """FLOPs of an attention module (on its key side, on its query side)."""
-    keys = _linear_flops(block.k_proj, block.v_proj)
+    keys = linear_flops(block.k_proj, block.v_proj)
     mixing = 4 * block.num_heads * block.head_dim * length  # q x k, then weights x v
-    return keys, _linear_flops(block.q_proj, block.out_proj) + mixing
+    return keys, linear_flops(block.q_proj, block.out_proj) + mixing
 
 
 def flops_per_token(model: nn.Module, length: int = 25) -> tuple[int, int]:
@@ -39,12 +40,12 @@ def flops_per_token(model: nn.Module, length: int = 25) -> tuple[int, int]:
         return source, target
     flops = {"encoder": 0, "decoder": 0}
     for block in attention_blocks(model):
-        keys, queries = _attention_flops(block, length)
+        keys, queries = attention_flops(block, length)
         flops["decoder" if block.kind.startswith("decoder") else "encoder"] += queries
         flops["decoder" if block.kind == "decoder_self" else "encoder"] += keys
     for mlp in mlp_blocks(model):
-        flops[mlp.name.partition(".")[0]] += _linear_flops(mlp.fc1, mlp.fc2)
+        flops[mlp.name.partition(".")[0]] += linear_flops(mlp.fc1, mlp.fc2)
     output = getattr(getattr(model, "decoder", None), "output_projection", None)
     if isinstance(output, nn.Linear):
-        flops["decoder"] += _linear_flops(output)
+        flops["decoder"] += linear_flops(output)
     return flops["encoder"], flops["decoder"]
