@@ -46,7 +46,7 @@ class LayerShape:
 
     @property
     def side(self) -> str:
-        """ "encoder" or "decoder": which part of a table prices it."""
+        """Which part of a table prices it: "encoder" or "decoder"."""
         return "encoder" if "encoder" in self.name.split(".") else "decoder"
 
 
