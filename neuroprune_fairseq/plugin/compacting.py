@@ -8,12 +8,17 @@ resumes from them.
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import torch
+from fairseq import utils
 from torch import nn
 
 from neuroprune_fairseq.compact.cutting import Plan, cuts_something, plan_of_pruned
 from neuroprune_fairseq.compact.sizes import head_numbers
+from neuroprune_fairseq.files.atomic import replacing
+from neuroprune_fairseq.files.errors import refusing
 from neuroprune_fairseq.plugin.trainer import compact_trainer_
 
 logger = logging.getLogger(__name__)
@@ -72,3 +77,19 @@ def compact_run_(trainer: Any, before_cut: Callable[[nn.Module, Plan], None]) ->
     left = sum(parameter.numel() for parameter in model.parameters())
     logger.info(f"cut out what is pruned: {left:,} parameters are left")
     return True
+
+
+def keep_checkpoint(trainer: Any, folder: Path, name: str) -> None:
+    """Write the model as it is now as folder/checkpoint_NAME.pt, without the optimizer's state.
+
+    Args:
+        trainer: fairseq's.
+        folder: --save-dir.
+        name: of the model.
+    """
+    state = {**trainer.state_dict(), "last_optimizer_state": None}
+    path = folder / f"checkpoint_{name}.pt"
+    unwritable = f"--save-dir: {path} cannot be written; make room there"
+    with refusing(unwritable, OSError, RuntimeError), replacing(path) as temporary:
+        torch.save(utils.move_to_cpu(state), temporary)
+    logger.info(f"kept the model as {path}")

@@ -65,6 +65,7 @@ class Loop:
         """
         self.settings = settings
         self.pruner = make_pruner(settings.pruner, settings)
+        settings.compact = settings.compact or self.pruner.always_compact
         self.run: Any = None  # a Run from the first epoch on
         self.criterion: Optional[nn.Module] = None
         self.iterator: Any = None  # over the training batches
@@ -205,6 +206,7 @@ class Loop:
         freqs, shards = list(settings.update_freq), self.iterator.num_shards
         limits = (settings.max_epoch, settings.max_update)
         run.length = total_updates(len(self.iterator), freqs, *limits)
+        run.epoch_length = -(-len(self.iterator) // freqs[min(run.epoch, len(freqs)) - 1])
         run.pace = (*limits, *(shards * freq for freq in freqs))
         device = next(run.model.parameters()).device
         run.sum_over_workers = partial(workers.sum_over_workers, device=device)
@@ -248,6 +250,8 @@ class Loop:
         if pruner.may_cut and compacting.compact_run_(self.trainer, pruner.before_cut):
             self.optimizer = self.trainer.optimizer
             self._hold_zeros()
+        if (name := pruner.kept_as(self.run)) and workers.is_first():
+            compacting.keep_checkpoint(self.trainer, Path(self.settings.save_dir), name)
 
     def _follow_first_worker_(self) -> None:
         """Take over the first worker's weights, and so its decisions; all workers must call it."""

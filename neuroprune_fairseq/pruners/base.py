@@ -3,13 +3,16 @@
 No postponed annotations in this folder: fairseq reads the flags' types off the dataclasses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Optional
 
 from torch import Tensor, nn
 
 from neuroprune_fairseq.files.errors import refuse
+from neuroprune_fairseq.method.sparsity import head_mask
+from neuroprune_fairseq.structure import attention_blocks
 
 
 @dataclass
@@ -26,6 +29,7 @@ class Run:
     epoch: int = 1
     num_updates: int = 0  # of the whole run, also where --reset-optimizer made fairseq forget
     length: int = 0  # updates of the whole run, 0 where nothing limits it
+    epoch_length: int = 1  # updates of an epoch
     pace: tuple[int, ...] = ()  # the settings that the length depends on, apart from the corpus
     place: int = 0  # of the micro-batch among those of all workers in its update
     begins_update: bool = True  # whether the micro-batch is its worker's first in the update
@@ -59,6 +63,7 @@ class Pruner:
             if --compact and pruner.may_cut:
                 pruner.before_cut(model, plan)
                 cut what is pruned out of model, optimizer and master weights
+                if pruner.kept_as(run):    a name: write the model as checkpoint_NAME.pt
             pruner.before_validation(run)
             validate
             save                               a plain fairseq checkpoint + pruner.state_dict()
@@ -74,6 +79,7 @@ class Pruner:
     needs_whole_run = False  # True: what it does depends on when the run ends
     may_cut = True  # False while something refers to heads by their number
     ends_penalties = False  # True once the penalties have nothing more to do
+    always_compact = False  # True: what it asks for is a smaller model, so --compact is implied
 
     def start(self, run: Run) -> None:
         """Before the first batch of an epoch in this process; parameters are in fp32."""
@@ -98,6 +104,10 @@ class Pruner:
     def before_cut(self, model: nn.Module, plan: dict[str, Tensor]) -> None:
         """The model is going to be cut: forget what belongs to parts that the plan leaves out."""
 
+    def kept_as(self, run: Run) -> Optional[str]:
+        """At an epoch's end, after the cut: a name to keep the model under as it is now, if any."""
+        return None
+
     def before_validation(self, run: Run) -> None:
         """Before an epoch's validation or one in its middle."""
 
@@ -107,6 +117,28 @@ class Pruner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a :meth:`state_dict`, before :meth:`start`."""
+
+
+def head_records(
+    model: nn.Module, replaced: Mapping[str, dict[int, Any]] = MappingProxyType({})
+) -> list[dict[str, Any]]:
+    """One record per attention module for an epoch's JSON line.
+
+    Args:
+        model: a fairseq model.
+        replaced: by module, the heads that went and what replaces each, if anything.
+
+    Returns:
+        ``module`` (its name), ``heads_kept`` (indices) and ``replaced``, in forward order.
+    """
+    return [
+        {
+            "module": block.name,
+            "heads_kept": head_mask(block).nonzero().flatten().tolist(),
+            "replaced": replaced.get(block.name, {}),
+        }
+        for block in attention_blocks(model)
+    ]
 
 
 @dataclass

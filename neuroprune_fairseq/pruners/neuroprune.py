@@ -15,11 +15,12 @@ from neuroprune_fairseq.method.pruning import (
     prune_idle_neurons_,
 )
 from neuroprune_fairseq.pruners.base import Pruner, Run
+from neuroprune_fairseq.pruners.budget import Budget, BudgetFlags
 from neuroprune_fairseq.pruners.targets import TargetFlags, Targets
 
 
 @dataclass
-class NeuroPruneFlags(TargetFlags):
+class NeuroPruneFlags(TargetFlags, BudgetFlags):
     """Flags of NeuroPrune."""
 
     head_distance_threshold: Optional[float] = field(
@@ -56,9 +57,20 @@ class NeuroPrune(Pruner):
         check_choice("--head-merge", self._merge, MERGES)
         if self._threshold is not None and flags.target_heads is not None:
             refuse("--target-heads finds the threshold itself; drop --head-distance-threshold")
-        self._targets = Targets(flags, self._merge)
+        self._targets: Targets | Budget = Targets(flags, self._merge)
+        if budget := Budget(flags):
+            self._check_budget(budget.goals[0].flag)
+            self._targets = budget
+            self.always_compact = True
         self.needs_whole_run = bool(self._targets)
         self.holds_weights = self._targets.holds_weights
+
+    def _check_budget(self, flag: str) -> None:
+        """Refuse what a budget decides itself."""
+        if self._targets:
+            refuse(f"{flag} decides what goes; drop the other targets")
+        if self._threshold is not None:
+            refuse(f"{flag} decides which heads go; drop --head-distance-threshold")
 
     @property
     def ends_penalties(self) -> bool:  # type: ignore[override]  # noqa: D102
@@ -86,6 +98,9 @@ class NeuroPrune(Pruner):
 
     def before_cut(self, model: nn.Module, plan: dict[str, Tensor]) -> None:  # noqa: D102
         self._targets.before_cut(model, plan)
+
+    def kept_as(self, run: Run) -> Optional[str]:  # noqa: D102
+        return self._targets.kept_as(run)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return self._targets.state_dict() if self._targets else {}

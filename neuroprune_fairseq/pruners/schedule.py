@@ -1,8 +1,28 @@
-"""When a target is approached how far."""
+"""When a target is approached how far.
 
-from __future__ import annotations
+No postponed annotations: fairseq reads the flags' types off the dataclass.
+"""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Optional
+
+from neuroprune_fairseq.files.errors import refuse
+
+
+@dataclass
+class ScheduleFlags:
+    """When targets are approached and reached."""
+
+    target_update: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "update at which the targets are reached; from then on zeros are held and the "
+            "rest trains on without penalty (default: two thirds of the run)"
+        },
+    )
+    target_interval: int = field(
+        default=10, metadata={"help": "updates between two steps towards the targets"}
+    )
 
 
 @dataclass(frozen=True)
@@ -24,7 +44,7 @@ class Schedule:
         t = max(0.0, (num_updates - self.start) / max(1, self.end - self.start))
         return 1.0 - (1.0 - t) ** 3
 
-    def first(self, share: float) -> Schedule:
+    def first(self, share: float) -> "Schedule":
         """The same way, but at its end after this share of the updates."""
         return replace(self, end=self.start + round(share * (self.end - self.start)))
 
@@ -32,3 +52,24 @@ class Schedule:
         """Whether the model is edited after this update."""
         inside = self.start < num_updates < self.end
         return num_updates == self.end or (inside and num_updates % self.interval == 0)
+
+
+def make_schedule(begin: int, until: int, end: Optional[int], interval: int) -> Schedule:
+    """From a tenth of a part of a run to ``end``, by default two thirds of it.
+
+    Args:
+        begin: updates before this part of the run.
+        until: updates at its end.
+        end: --target-update, None for the default.
+        interval: --target-interval.
+
+    Raises:
+        SystemExit: one line for an end outside.
+    """
+    length = until - begin
+    if end is None and length < 2:
+        refuse("a target needs a run of two updates; raise --max-update or --max-epoch")
+    end = end or begin + 2 * length // 3
+    if not begin < end <= until:
+        refuse(f"--target-update {end} must be within the run's {until} updates")
+    return Schedule(min(begin + length // 10, end - 1), end, max(1, interval))

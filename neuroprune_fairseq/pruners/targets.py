@@ -18,8 +18,14 @@ from neuroprune_fairseq.method.head_selection import HEAD_CRITERIA, keep_heads_
 from neuroprune_fairseq.method.importance import HeadImportance, WeightImportance
 from neuroprune_fairseq.method.pruning import prune_idle_neurons_
 from neuroprune_fairseq.method.weight_selection import sparsify_
-from neuroprune_fairseq.pruners.base import HeadTargetFlags, Pruner, Run, check_target_heads
-from neuroprune_fairseq.pruners.schedule import Schedule
+from neuroprune_fairseq.pruners.base import (
+    HeadTargetFlags,
+    Pruner,
+    Run,
+    check_target_heads,
+    head_records,
+)
+from neuroprune_fairseq.pruners.schedule import Schedule, ScheduleFlags, make_schedule
 from neuroprune_fairseq.structure import attention_blocks, full_num_heads
 
 SPARSITY_FLAGS = {
@@ -33,7 +39,7 @@ HEADS_SHARE = 0.4
 
 
 @dataclass
-class TargetFlags(HeadTargetFlags):
+class TargetFlags(HeadTargetFlags, ScheduleFlags):
     """What to end with, and when."""
 
     target_attn_sparsity: Optional[float] = field(
@@ -44,16 +50,6 @@ class TargetFlags(HeadTargetFlags):
     )
     target_sparsity: Optional[float] = field(
         default=None, metadata={"help": "share of zeros among all of these weights to end with"}
-    )
-    target_update: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "update at which the targets are reached; from then on zeros are held and the "
-            "rest trains on without penalty (default: two thirds of the run)"
-        },
-    )
-    target_interval: int = field(
-        default=10, metadata={"help": "updates between two steps towards the targets"}
     )
     head_criterion: str = field(
         default="both",
@@ -170,7 +166,8 @@ class Targets(Pruner):
             importance.check(run.model)
         pace = [*run.pace, self._end or 0]
         if self._schedule is None or pace != self._pace:  # a resumed run keeps its schedule
-            self._schedule, self._pace = self._make_schedule(run), pace
+            self._schedule = make_schedule(0, run.length, self._end, self._interval)
+            self._pace = pace
 
     def before_step(self, run: Run) -> None:  # noqa: D102
         if self._finished:
@@ -192,11 +189,7 @@ class Targets(Pruner):
 
     def end_epoch(self, run: Run) -> dict[str, Any]:
         """Per module what happened since the last epoch's end."""
-        records = []
-        for block in attention_blocks(run.model):
-            kept = sparsity.head_mask(block).nonzero().flatten().tolist()
-            replaced = self._replaced.get(block.name, {})
-            records.append({"module": block.name, "heads_kept": kept, "replaced": replaced})
+        records = head_records(run.model, self._replaced)
         self._replaced = {}
         return {"modules": records}
 
@@ -222,15 +215,6 @@ class Targets(Pruner):
                 f"--target-heads {self.heads} alone makes {share_gone:.3f} of the attention "
                 f"weights zero, more than --target-attn-sparsity {goal}"
             )
-
-    def _make_schedule(self, run: Run) -> Schedule:
-        """From a tenth of the run to --target-update, by default two thirds of it."""
-        end = self._end if self._end else 2 * run.length // 3
-        if not self._end and run.length < 2:
-            refuse("a target needs a run of two updates; raise --max-update or --max-epoch")
-        if not 1 <= end <= run.length:
-            refuse(f"--target-update {end} must be within the run's {run.length} updates")
-        return Schedule(min(run.length // 10, end - 1), end, max(1, self._interval))
 
     def _remove_heads_(self, run: Run) -> None:
         if self.heads is None:
