@@ -3,8 +3,8 @@
 The engine knows one number of heads for a whole stack (all attention modules of the encoder,
 or of the decoder) and takes another number without an error, with wrong scores. So every
 module is padded with zero heads to the largest count of its stack: a zero head adds nothing.
-The width of an MLP may differ from layer to layer, and the depth from encoder to decoder: layers that
-were cut out as a whole are not there at all.
+The width of an MLP may differ from layer to layer, and the depth from encoder to decoder: a layer
+that was cut out as a whole is left out, but each must have one that is left.
 """
 
 from __future__ import annotations
