@@ -27,6 +27,8 @@ import torch
 from torch import Tensor, nn
 
 _PROJECTIONS = {"q_proj", "k_proj", "v_proj", "out_proj"}
+_LAYER_PARTS = {"self_attn", "encoder_attn", "fc1", "fc2"}  # and layer norms
+_LAYER_PARTS |= {"self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"}
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,9 @@ class MLPBlock:
         return getattr(self.fc2, "full_in_features", self.fc2.weight.shape[1])
 
     @property
-    def full_sizes(self) -> tuple[int, ...]:
-        """Entries of each prunable weight before any were cut."""
-        width, outputs = self.fc1.weight.shape[1], self.fc2.weight.shape[0]
-        return self.full_ffn_embed_dim * width, outputs * self.full_ffn_embed_dim
+    def full_size(self) -> int:
+        """Entries of both prunable weights before any were cut."""
+        return self.full_ffn_embed_dim * (self.fc1.weight.shape[1] + self.fc2.weight.shape[0])
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,11 @@ class AttentionBlock:
         return getattr(self.module, "full_num_heads", self.num_heads)
 
     @property
-    def full_sizes(self) -> tuple[int, ...]:
-        """Entries of each prunable weight before any were cut."""
+    def full_size(self) -> int:
+        """Entries of all prunable weights before any were cut."""
         projections = (self.q_proj, self.k_proj, self.v_proj)
-        rows = self.full_num_heads * self.head_dim
-        return tuple(rows * getattr(p, "full_in_features", p.weight.shape[1]) for p in projections)
+        columns = sum(getattr(p, "full_in_features", p.weight.shape[1]) for p in projections)
+        return self.full_num_heads * self.head_dim * columns
 
     @property
     def prunable_weights(self) -> tuple[Tensor, ...]:
@@ -159,12 +160,43 @@ def attention_kind(name: str) -> str:
 
 @dataclass(frozen=True)
 class RemovedAttention:
-    """An attention module whose heads were all cut out: only a bias is left."""
+    """An attention module whose heads were all cut out: a bias is left, or not even the layer."""
 
     name: str
     full_num_heads: int
     full_size: int  # entries of q, k and v before the cut
     num_heads: int = 0
+
+
+@dataclass(frozen=True)
+class RemovedMLP:
+    """The MLP of a layer that was cut out as a whole."""
+
+    name: str  # of the layer
+    full_ffn_embed_dim: int
+    full_size: int  # entries of fc1 and fc2 before the cut
+
+
+@dataclass(frozen=True)
+class LayerBlock:
+    """One layer that can go as a whole: all that it adds to the residual path is known."""
+
+    name: str
+    module: nn.Module
+    attention: tuple[AttentionBlock | RemovedAttention, ...]
+    mlp: MLPBlock
+
+    @property
+    def is_pre_norm(self) -> bool:
+        """Whether layer norms stand before the sublayers: a layer that adds nothing is x -> x."""
+        return self.module.normalize_before
+
+    @property
+    def output_biases(self) -> list[Tensor]:
+        """What the layer adds to the residual path when no head and no hidden neuron does."""
+        modules = [self.module.get_submodule(b.name.rpartition(".")[2]) for b in self.attention]
+        outputs = [getattr(module, "out_proj", module) for module in modules] + [self.mlp.fc2]
+        return [output.bias for output in outputs if output.bias is not None]
 
 
 def all_attention(model: nn.Module) -> list[AttentionBlock | RemovedAttention]:
@@ -186,6 +218,9 @@ def all_attention(model: nn.Module) -> list[AttentionBlock | RemovedAttention]:
             found.append(AttentionBlock(name, attention_kind(name), module, mlp))
         elif "full_attention_size" in vars(module):
             found.append(RemovedAttention(name, module.full_num_heads, module.full_attention_size))
+        elif "full_attention" in vars(module):  # a layer that is gone
+            of_layer = module.full_attention.items()
+            found += [RemovedAttention(f"{name}.{part}", *sizes) for part, sizes in of_layer]
     return found
 
 
@@ -201,15 +236,6 @@ def attention_blocks(model: nn.Module) -> list[AttentionBlock]:
     return [block for block in all_attention(model) if isinstance(block, AttentionBlock)]
 
 
-def removed_attention(model: nn.Module) -> list[RemovedAttention]:
-    """The attention modules of a cut model that have no head left, as :func:`all_attention`.
-
-    Args:
-        model: a fairseq model, wrapped or not.
-    """
-    return [block for block in all_attention(model) if isinstance(block, RemovedAttention)]
-
-
 def mlp_blocks(model: nn.Module) -> list[MLPBlock]:
     """All (fc1, fc2) pairs in forward order: encoder, then decoder.
 
@@ -221,6 +247,37 @@ def mlp_blocks(model: nn.Module) -> list[MLPBlock]:
     """
     blocks = (_mlp_block(name, module) for name, module in _unwrap(model).named_modules())
     return [block for block in blocks if block]
+
+
+def removed_mlps(model: nn.Module) -> list[RemovedMLP]:
+    """The MLPs of the layers that were cut out of a model as a whole, in forward order.
+
+    Args:
+        model: a fairseq model, wrapped or not.
+    """
+    modules = _unwrap(model).named_modules()
+    return [RemovedMLP(name, *vars(m)["full_mlp"]) for name, m in modules if "full_mlp" in vars(m)]
+
+
+def layer_blocks(model: nn.Module) -> list[LayerBlock]:
+    """The layers that can go as a whole, in forward order.
+
+    Those of fairseq's Transformers can, whose parameters all belong to attention, the MLP and
+    layer norms; not with --scale-attn or --scale-resids, adapters or convolutions.
+
+    Args:
+        model: a fairseq model, wrapped or not.
+    """
+    attention: dict[str, list[AttentionBlock | RemovedAttention]] = {}
+    for block in all_attention(model):
+        attention.setdefault(block.name.rpartition(".")[0], []).append(block)
+    modules, found = dict(_unwrap(model).named_modules()), []
+    for mlp in mlp_blocks(model):
+        layer, blocks = modules[mlp.name], attention.get(mlp.name)
+        parts = {name.partition(".")[0] for name, _ in layer.named_parameters()}
+        if blocks and parts <= _LAYER_PARTS and hasattr(layer, "normalize_before"):
+            found.append(LayerBlock(mlp.name, layer, tuple(blocks), mlp))
+    return found
 
 
 def full_num_heads(model: nn.Module) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from neuroprune_experiments.frontier.methods import method_of
 from neuroprune_experiments.report.runs import Run, read_run
+from neuroprune_fairseq.compact.cutting import shapes
 from neuroprune_fairseq.compact.modules import SelectedLinear
 from neuroprune_fairseq.compact.sizes import head_numbers, sizes_in
 from neuroprune_fairseq.files import run_log
@@ -26,9 +27,11 @@ from neuroprune_fairseq.structure import (
     AttentionBlock,
     MLPBlock,
     RemovedAttention,
+    RemovedMLP,
     all_attention,
     attention_kind,
     mlp_blocks,
+    removed_mlps,
 )
 
 # A pattern has at most this many cells per side; the longer side of an MLP matrix twice as many.
@@ -157,9 +160,20 @@ def _attention_facts(
     return AttentionFacts(name, kind, heads, int(mask.sum()), full_mask, full_scores, patterns)
 
 
-def _mlp_facts(block: MLPBlock) -> MLPFacts:
+def _all_mlps(model: nn.Module) -> list[MLPBlock | RemovedMLP]:
+    """In forward order, with those of layers that are gone."""
+    blocks = {block.name: block for block in [*mlp_blocks(model), *removed_mlps(model)]}
+    return [blocks[name] for name in shapes(model) if name in blocks]
+
+
+def _mlp_facts(block: MLPBlock | RemovedMLP) -> MLPFacts:
     """Facts of an MLP; neurons that were cut out have no connections."""
-    (fc1, fc2), neurons = block.prunable_weights, block.full_ffn_embed_dim
+    neurons = block.full_ffn_embed_dim
+    if isinstance(block, MLPBlock):
+        fc1, fc2 = block.prunable_weights
+    else:  # as if one neuron had been left, which is zero
+        fc1 = torch.zeros(1, block.full_size // neurons // 2)
+        fc2 = fc1.T
     degrees = {"fc1": fc1.ne(0).sum(dim=1), "fc2": fc2.ne(0).sum(dim=1)}
     degrees["fc1"] = nn.functional.pad(degrees["fc1"], (0, neurons - len(fc1)))
     patterns = {
@@ -190,7 +204,7 @@ def take_facts(
         num_updates=num_updates,
         sparsity=measure(model),
         attention=tuple(_attention_facts(b.name, b, kept[b.name]) for b in all_attention(model)),
-        mlps=tuple(map(_mlp_facts, mlp_blocks(model))),
+        mlps=tuple(map(_mlp_facts, _all_mlps(model))),
     )
 
 

@@ -142,7 +142,7 @@ def _language_pair(arguments: argparse.Namespace, settings: Any) -> dict[str, st
 
 
 def _export(arguments: argparse.Namespace, settings: Any, data: str) -> str:
-    from neuroprune_fairseq.export.converter import ModelConverter
+    from neuroprune_fairseq.export.converter import ModelConverter, padding
 
     out, spm = Path(arguments.output), _sentencepiece_model(arguments.sentencepiece_model, data)
     pair = _language_pair(arguments, settings)
@@ -159,6 +159,7 @@ def _export(arguments: argparse.Namespace, settings: Any, data: str) -> str:
                 str(temporary), quantization=arguments.quantization, force=True
             )
         _finish(temporary, data, task, spm)
+    line += f"\n{padding(model)}"
     if spm is None:
         line += f"\nno spm.model in {data}: name one with --sentencepiece-model for raw text"
     return line

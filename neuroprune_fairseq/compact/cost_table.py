@@ -25,6 +25,7 @@ from neuroprune_fairseq.structure import (
     attention_blocks,
     attention_kind,
     mlp_blocks,
+    removed_mlps,
 )
 
 
@@ -101,12 +102,13 @@ class CostTable:
 
 
 def layer_shapes(model: nn.Module) -> list[LayerShape]:
-    """The layers that a model has, in forward order.
+    """The layers that a model has, in forward order, without those that are gone.
 
     Args:
         model: a fairseq model, compact or not, wrapped or not.
     """
     layers: dict[str, LayerShape] = {}
+    gone = {mlp.name for mlp in removed_mlps(model)}
     for block in all_attention(model):
         layer = block.name.rpartition(".")[0]
         shape = layers.setdefault(layer, LayerShape(layer))
@@ -114,7 +116,7 @@ def layer_shapes(model: nn.Module) -> list[LayerShape]:
     for mlp in mlp_blocks(model):
         shape = layers.setdefault(mlp.name, LayerShape(mlp.name))
         shape.neurons = mlp.fc1.out_features
-    return list(layers.values())
+    return [shape for name, shape in layers.items() if name not in gone]
 
 
 def _parameters(*modules: nn.Module) -> int:

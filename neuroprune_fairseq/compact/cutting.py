@@ -1,9 +1,10 @@
-"""Cutting heads and hidden neurons that contribute nothing, or only a constant, out of a model.
+"""Cutting heads, neurons and layers that contribute nothing, or only a constant, out of a model.
 
 What is kept is described by a plan: a dictionary from a block's name to the indices that stay,
 "encoder.layers.0.self_attn" for heads, "encoder.layers.0.self_attn.inputs" for the dimensions
-that q, k and v read, "encoder.layers.0" for hidden neurons. The same cut of a plan serves a
-model's weights and an optimizer's moments.
+that q, k and v read, "encoder.layers.0" for hidden neurons. A layer of which no neuron is kept
+goes as a whole, with its layer norms; where layers stay, their MLPs keep at least one. The same cut
+of a plan serves a model's weights and an optimizer's moments.
 """
 
 from __future__ import annotations
@@ -13,20 +14,28 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from neuroprune_fairseq.compact.modules import ConstantAttention, SelectedLinear
+from neuroprune_fairseq.compact.modules import (
+    ConstantAttention,
+    RemovedLayer,
+    SelectedLinear,
+)
 from neuroprune_fairseq.method.pruning import (
     fold_neurons_,
     idle_neurons,
     pruned_heads,
+    pruned_layers,
     pruned_neurons,
 )
 from neuroprune_fairseq.method.sparsity import head_mask
 from neuroprune_fairseq.structure import (
     AttentionBlock,
+    LayerBlock,
     MLPBlock,
     all_attention,
     attention_blocks,
+    layer_blocks,
     mlp_blocks,
+    removed_mlps,
 )
 
 Plan = dict[str, Tensor]
@@ -86,6 +95,13 @@ def whole_plan(model: nn.Module) -> Plan:
     return plan
 
 
+def _leave_out_(plan: Plan, layers: list[LayerBlock]) -> None:
+    """Keep nothing of these layers."""
+    for layer in layers:
+        for name in (block.name for block in [*layer.attention, layer.mlp] if block.name in plan):
+            plan[name] = plan[name][:0]
+
+
 def cuts_something(plan: Plan, model: nn.Module) -> bool:
     """Whether a plan keeps less than everything."""
     whole = whole_plan(model)
@@ -101,7 +117,9 @@ def make_plan(model: nn.Module) -> Plan:
 
     Returns:
         For every block the indices, ascending, of the heads or hidden neurons to keep, and
-        of the input dimensions of attention where that makes it faster.
+        of the input dimensions of attention where that makes it faster. Pruned layers go as a
+        whole where layer norms come before the sublayers. Where they come after, a layer that adds
+        nothing still normalises: it stays, as constants.
     """
     plan = {block.name: _neurons_to_keep(block) for block in mlp_blocks(model)}
     for block in attention_blocks(model):
@@ -109,6 +127,8 @@ def make_plan(model: nn.Module) -> Plan:
         inputs = _inputs_to_keep(block, heads)
         if inputs is not None:
             plan[block.name + INPUTS] = inputs
+    pruned = set(pruned_layers(model))
+    _leave_out_(plan, [b for b in layer_blocks(model) if b.name in pruned and b.is_pre_norm])
     return plan
 
 
@@ -116,7 +136,9 @@ def plan_of_pruned(model: nn.Module) -> Plan:
     """What of a model that trains on must stay: all but what is pruned, which is held at zero.
 
     :func:`make_plan` goes further: it looks at the output alone, and cuts heads and neurons
-    that training might yet bring back.
+    that training might yet bring back. In one thing this goes further: pruned layers go as a whole
+    wherever their layer norms stand. Where those come after the sublayers, the layers that are left
+    then read something else than before, which they have to learn.
 
     Args:
         model: a fairseq model, not wrapped.
@@ -126,6 +148,8 @@ def plan_of_pruned(model: nn.Module) -> Plan:
         plan[block.name] = _others(pruned_heads(block), block.num_heads)
     for mlp in mlp_blocks(model):
         plan[mlp.name] = _at_least_one(_others(pruned_neurons(mlp), mlp.fc1.out_features))
+    pruned = set(pruned_layers(model))
+    _leave_out_(plan, [layer for layer in layer_blocks(model) if layer.name in pruned])
     return plan
 
 
@@ -164,7 +188,7 @@ def _constant(block: AttentionBlock) -> ConstantAttention:
     bias = block.out_proj.bias
     constant = ConstantAttention(bias.data, bias.requires_grad)
     constant.full_num_heads = block.full_num_heads
-    constant.full_attention_size = sum(block.full_sizes)
+    constant.full_attention_size = block.full_size
     return constant.train(block.module.training)
 
 
@@ -196,8 +220,20 @@ def _keep_inputs_(block: AttentionBlock, kept: Tensor) -> None:
     block.module.skip_embed_dim_check = True
 
 
+def _remove_layer_(model: nn.Module, layer: LayerBlock) -> None:
+    """Put the residual path alone where a layer stands, under each of its names."""
+    removed = RemovedLayer(layer)
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module is layer.module:
+            parent, _, index = name.rpartition(".")
+            setattr(model.get_submodule(parent), index, removed)
+
+
 def cut_(model: nn.Module, plan: Plan) -> None:
     """Cut everything that is not in the plan out of a model, in place."""
+    for layer in layer_blocks(model):
+        if not len(plan[layer.name]):
+            _remove_layer_(model, layer)
     for block in attention_blocks(model):
         _keep_heads_(model, block, plan[block.name])
         if block.name + INPUTS in plan and len(plan[block.name]):
@@ -237,8 +273,12 @@ def shapes(model: nn.Module) -> dict[str, int]:
 
     Returns:
         By name: "encoder.layers.0.self_attn" has a number of heads (0 where the module is a
-        constant), "encoder.layers.0" of hidden neurons.
+        constant), "encoder.layers.0" of hidden neurons (0 where the layer is gone).
     """
-    sizes = {block.name: block.num_heads for block in all_attention(model)}
+    sizes = {mlp.name: 0 for mlp in removed_mlps(model)}
     sizes.update((block.name, block.fc1.out_features) for block in mlp_blocks(model))
-    return {name: sizes[name] for name, _ in model.named_modules() if name in sizes}
+    sizes.update((block.name, block.num_heads) for block in all_attention(model))
+    place = {name: number for number, (name, _) in enumerate(model.named_modules())}
+    # What was in a layer that is gone has no place but the layer's.
+    places = {name: place.get(name, place.get(name.rpartition(".")[0], 0)) for name in sizes}
+    return {name: sizes[name] for name in sorted(sizes, key=places.__getitem__)}

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from neuroprune_fairseq.structure import LayerBlock
+
 
 class SelectedLinear(nn.Linear):
     """A linear layer that reads only some of its input's dimensions.
@@ -39,6 +41,26 @@ class SelectedLinear(nn.Linear):
         """The weight with its zero columns: (out_features, full_in_features)."""
         full = self.weight.new_zeros(self.out_features, self.full_in_features)
         return full.index_copy_(1, self.inputs, self.weight.detach())
+
+
+def even_attention(query: Tensor, key: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+    """Attention weights that tell nothing: the same for every token of a sentence.
+
+    Args:
+        query: (tgt_len, batch, embed_dim).
+        key: (src_len, batch or batch / beam, key_dim).
+        key_padding_mask: (batch, src_len), True = padding.
+
+    Returns:
+        (batch, tgt_len, src_len).
+    """
+    real = query.new_ones(key.shape[1], key.shape[0])
+    if key_padding_mask is not None:
+        real = real.masked_fill(key_padding_mask.bool(), 0.0)
+    even = real / real.sum(dim=1, keepdim=True)
+    # BART's beam search gives the keys of a sentence once, not once for every hypothesis.
+    even = even.repeat_interleave(query.shape[1] // key.shape[1], dim=0)
+    return even.unsqueeze(1).expand(-1, query.shape[0], -1)
 
 
 class ConstantAttention(nn.Module):
@@ -79,16 +101,71 @@ class ConstantAttention(nn.Module):
         weights: Any = None
         if need_weights or need_head_weights:
             assert key is not None
-            real = query.new_ones(key.shape[1], key.shape[0])
-            if key_padding_mask is not None:
-                real = real.masked_fill(key_padding_mask.bool(), 0.0)
-            even = real / real.sum(dim=1, keepdim=True)
-            # BART's beam search gives the keys of a sentence once, not once for every hypothesis.
-            even = even.repeat_interleave(query.shape[1] // key.shape[1], dim=0)
-            weights = even.unsqueeze(1).expand(-1, query.shape[0], -1)
+            weights = even_attention(query, key, key_padding_mask)
             weights = weights.unsqueeze(0) if need_head_weights else weights
         return self.bias.expand_as(query), weights
 
     def _get_input_buffer(self, incremental_state: object) -> dict[str, Tensor]:
         """Asked for by fairseq's decoder layer: there is nothing to remember."""
         return {}
+
+
+class RemovedLayer(nn.Module):
+    """What is left of an encoder's or decoder's layer at its index: the residual path alone.
+
+    It has no parameters and no blocks. The sizes of what was there are kept, so that it still
+    counts as heads and weights that are zero.
+    """
+
+    encoder_attn = None  # what BART's beam search asks a layer for
+
+    def __init__(self, layer: LayerBlock) -> None:
+        """Take the place of a layer.
+
+        Args:
+            layer: as it was, whole or cut already.
+        """
+        super().__init__()
+        self.is_decoder = hasattr(layer.module, "encoder_attn")
+        self.return_fc = getattr(layer.module, "return_fc", False)
+        names = {block.name.rpartition(".")[2]: block for block in layer.attention}
+        self.full_attention = {n: (b.full_num_heads, b.full_size) for n, b in names.items()}
+        self.full_mlp = layer.mlp.full_ffn_embed_dim, layer.mlp.full_size
+        self.train(layer.module.training)
+
+    def forward(
+        self,
+        x: Tensor,
+        encoder_out: Tensor | None = None,
+        encoder_padding_mask: Tensor | None = None,
+        *ignored: object,
+        need_attn: bool = False,
+        need_head_weights: bool = False,
+        **also_ignored: object,
+    ) -> Any:
+        """The input, as the layer would give its output.
+
+        Args:
+            x: (length, batch, embed_dim).
+            encoder_out: of a decoder's layer: (src_len, batch or batch / beam, encoder_dim).
+            encoder_padding_mask: (batch, src_len), True = padding.
+            ignored: what else fairseq's layers take: masks, incremental state.
+            need_attn: a decoder's layer with cross-attention gives even attention weights.
+            need_head_weights: with a leading dimension of heads.
+            also_ignored: the same by name.
+
+        Returns:
+            A decoder's layer: (x, attention weights or None, None). An encoder's: x, or with
+            return_fc (x, the zeros that its MLP put out).
+        """
+        if not self.is_decoder:
+            return (x, x.new_zeros(x.shape)) if self.return_fc else x
+        weights: Tensor | None = None
+        attends = "encoder_attn" in self.full_attention and encoder_out is not None
+        if attends and (need_attn or need_head_weights):
+            weights = even_attention(x, encoder_out, encoder_padding_mask)
+            weights = weights.unsqueeze(0) if need_head_weights else weights
+        return x, weights, None
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
+        """Asked for by fairseq's encoder as it loads: there is nothing to upgrade."""

@@ -14,6 +14,7 @@ the layers, by their names in state dicts, and of a layer the sizes, that differ
             },
         },
         "decoder.layers.3": {"encoder_attn": {"num_attention_heads": 0, "heads": []}},
+        "decoder.layers.4": {"removed": True},  # the whole layer
     }
 """
 
@@ -31,10 +32,13 @@ from neuroprune_fairseq.compact.cutting import INPUTS, Plan, cut_, whole_plan
 from neuroprune_fairseq.compact.modules import SelectedLinear
 from neuroprune_fairseq.structure import (
     AttentionBlock,
+    LayerBlock,
     RemovedAttention,
     all_attention,
     attention_blocks,
+    layer_blocks,
     mlp_blocks,
+    removed_mlps,
 )
 
 SETTING = "per_layer_config"
@@ -119,13 +123,14 @@ def per_layer_config(model: nn.Module, numbers: Mapping[str, list[int]]) -> Conf
     Returns:
         Plain dictionaries, a shared layer under each of its names; empty for a whole model.
     """
-    config: Config = {}
+    config: Config = {mlp.name: {"removed": True} for mlp in removed_mlps(model)}
     for mlp in mlp_blocks(model):
         if mlp.fc1.out_features < mlp.full_ffn_embed_dim:
             config[mlp.name] = {"intermediate_size": mlp.fc1.out_features}
     for block in all_attention(model):
         layer, _, name = block.name.rpartition(".")
-        if sizes := _attention_sizes(block, numbers[block.name]):
+        gone = "removed" in config.get(layer, ())
+        if not gone and (sizes := _attention_sizes(block, numbers[block.name])):
             config.setdefault(layer, {})[name] = sizes
     return {name: config[layer] for layer, names in _names_by_first(model).items()
             if layer in config for name in names}  # fmt: skip
@@ -162,6 +167,13 @@ def _attention_plan(block: AttentionBlock, sizes: Mapping[str, Any]) -> Plan:
     return plan
 
 
+def _removed(layer: LayerBlock, value: object) -> Plan:
+    """The plan that keeps nothing of a layer."""
+    if value is not True:
+        raise ValueError(f"removed of {layer.name} cannot be {value!r}")
+    return {block.name: torch.arange(0) for block in [*layer.attention, layer.mlp]}
+
+
 def _is_of_another_pair(model: nn.Module, layer: str) -> bool:
     """Whether a layer belongs to a language pair that a multilingual model was built without."""
     parts = layer.split(".")
@@ -187,13 +199,16 @@ def reshape_(model: nn.Module, config: Config) -> None:
     """
     attention = {block.name: block for block in attention_blocks(model)}
     mlps, plan = {block.name: block for block in mlp_blocks(model)}, whole_plan(model)
+    layers = {layer.name: layer for layer in layer_blocks(model)}
     firsts = {name: first for first, names in _names_by_first(model).items() for name in names}
     for layer, key, value in _entries(config):
         if _is_of_another_pair(model, layer):
             continue
         first = firsts.get(layer, layer)
         name = f"{first}.{key}"
-        if key == "intermediate_size" and first in mlps:
+        if key == "removed" and first in layers and len(config[layer]) == 1:
+            plan.update(_removed(layers[first], value))
+        elif key == "intermediate_size" and first in mlps:
             whole = mlps[first].fc1.out_features
             plan[first] = _first(value, 1, whole, f"{key} of {layer}")
         elif name in attention and isinstance(value, Mapping):

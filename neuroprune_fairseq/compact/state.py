@@ -17,7 +17,7 @@ from neuroprune_fairseq.compact.optimizer import cut_optimizer_state
 from neuroprune_fairseq.compact.sizes import SETTING, head_numbers, per_layer_config, set_sizes_
 from neuroprune_fairseq.files.checkpoint import model_settings
 from neuroprune_fairseq.files.errors import refuse
-from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
+from neuroprune_fairseq.structure import all_attention, attention_blocks, mlp_blocks
 
 # Options under which heads or neurons cannot be cut without changing the output.
 UNSUPPORTED = {
@@ -55,7 +55,7 @@ def check_model(model: nn.Module, what: str) -> None:
     Raises:
         SystemExit: one line.
     """
-    if not attention_blocks(model) and not mlp_blocks(model):
+    if not all_attention(model) and not mlp_blocks(model):
         refuse(f"{what}: the model has no attention and no MLP that could be made compact")
     for block in attention_blocks(model):
         # An output without input, and keys that belong to all heads.

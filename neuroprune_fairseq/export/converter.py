@@ -3,7 +3,8 @@
 The engine knows one number of heads for a whole stack (all attention modules of the encoder,
 or of the decoder) and takes another number without an error, with wrong scores. So every
 module is padded with zero heads to the largest count of its stack: a zero head adds nothing.
-The width of an MLP may differ from layer to layer.
+The width of an MLP may differ from layer to layer, and the depth from encoder to decoder: a layer
+that was cut out as a whole is left out, but each must have one that is left.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretra
 from torch import Tensor, nn
 
 from neuroprune_fairseq.compact.cutting import compact
-from neuroprune_fairseq.compact.modules import ConstantAttention, SelectedLinear
+from neuroprune_fairseq.compact.modules import ConstantAttention, RemovedLayer, SelectedLinear
+from neuroprune_fairseq.files.errors import refuse
 
 ACTIVATIONS = {
     "relu": common_spec.Activation.RELU,
@@ -82,15 +84,36 @@ def unsupported(settings: Namespace) -> list[str]:
     return [flag for flag, is_set in refused.items() if is_set]
 
 
+def _left_layers(stack: nn.Module) -> list[nn.Module]:
+    return [layer for layer in stack.layers if not isinstance(layer, RemovedLayer)]
+
+
 def _attention_modules(stack: nn.Module) -> list[nn.Module]:
     names = ("self_attn", "encoder_attn")
-    found = [getattr(layer, name, None) for layer in stack.layers for name in names]
+    found = [getattr(layer, name, None) for layer in _left_layers(stack) for name in names]
     return [module for module in found if module is not None]
 
 
 def stack_heads(stack: nn.Module) -> int:
     """The number of heads that every module of an encoder or decoder is padded to."""
-    return max(1, *(getattr(module, "num_heads", 0) for module in _attention_modules(stack)))
+    return max((getattr(m, "num_heads", 0) for m in _attention_modules(stack)), default=0) or 1
+
+
+def padding(model: nn.Module) -> str:
+    """One line on what padding costs: heads that are left, and those that the engine computes.
+
+    Args:
+        model: that is exported, compact or not.
+    """
+    texts = []
+    for side in ("encoder", "decoder"):
+        if (stack := getattr(compact(model), side, None)) is None:
+            continue
+        modules, heads = _attention_modules(stack), stack_heads(stack)
+        left = sum(getattr(module, "num_heads", 0) for module in modules)
+        padded = f"each of {len(modules)} modules has {heads}, {len(modules) * heads} in all"
+        texts.append(f"{side} {left}, padded to {padded}")
+    return f"heads left: {'; '.join(texts)}"
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -192,8 +215,16 @@ class ModelConverter(Converter):
             settings: its settings as saved in its checkpoint.
             source: source dictionary; of a language model its only one.
             target: target dictionary.
+
+        Raises:
+            SystemExit: one line, when the encoder or the decoder has no layer left.
         """
         self._model, self._settings = compact(model), settings
+        for side in ("encoder", "decoder"):
+            if (stack := getattr(self._model, side, None)) is not None:
+                stack.layers = nn.ModuleList(_left_layers(stack))
+                if not len(stack.layers):  # the engine asks for layer 0 when it loads
+                    refuse(f"CTranslate2 needs a layer: all of the {side}'s were pruned away")
         self._source, self._target = source, target
 
     @torch.no_grad()

@@ -106,6 +106,8 @@ def _check_text(text: str) -> None:
 
 def _is_layer(layer: Any) -> bool:
     """Whether this is what :data:`LAYERS` holds of one layer."""
+    if type(layer) is dict and layer.keys() == {"removed"}:
+        return layer["removed"] is True
     for part, size in layer.items() if type(layer) is dict else [(None, None)]:
         if part in ("self_attn", "encoder_attn") and type(size) is dict:
             heads = {key: number for key, number in size.items() if key != "num_attention_heads"}

@@ -1,12 +1,15 @@
-"""The in-place edits: Algorithm 2 of the paper, idle neurons, and keeping what is pruned at zero.
+"""The in-place edits: Algorithm 2 of the paper, idle neurons, whole layers.
 
 A head or neuron is pruned when everything that belongs to it is zero, biases included. Its
-gradient is then exactly zero, too, and it is held there: cutting it out of the model (see
-compact and --shrink) changes nothing that training does from then on.
+gradient is then exactly zero, too, and it is held there (see zero_mask): cutting it out of the
+model (see compact and --shrink) changes nothing that training does from then on. A layer is
+pruned when all its heads and neurons are, and what else it adds to the residual path: the biases
+of out_proj and fc2. Their gradient is not zero, so they need the hold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,8 +19,10 @@ from neuroprune_fairseq.method.redundancy import find_dominators, head_distances
 from neuroprune_fairseq.method.sparsity import head_mask
 from neuroprune_fairseq.structure import (
     AttentionBlock,
+    LayerBlock,
     MLPBlock,
     attention_blocks,
+    layer_blocks,
     mlp_blocks,
     prunable_weights,
 )
@@ -124,58 +129,55 @@ def prune_idle_neurons_(model: nn.Module) -> None:
         zero_neurons_(mlp, neurons)
 
 
-class ZeroMask:
-    """Which entries of a model are held at zero against the optimizer's momentum.
+@torch.no_grad()
+def zero_layers_(model: nn.Module, names: Iterable[str]) -> None:
+    """Zero in place everything that the sublayers of layers add to the residual path.
 
-    Zero is a fixed point of a pruned head's or neuron's gradient, but one step of Adam's momentum
-    from before regrows it. What is held is read off the weights, so there is no state to save: a
-    resumed run holds the same.
+    All heads, all hidden neurons and the biases of out_proj and fc2 go; layer norms stay, which in
+    a pre-norm model nothing reads any more.
+
+    Args:
+        model: a fairseq model, wrapped or not.
+        names: of layers, as "encoder.layers.3".
+
+    Raises:
+        ValueError: one is no layer that can go as a whole (structure.layer_blocks); nothing is
+            zeroed then.
     """
+    layers = {layer.name: layer for layer in layer_blocks(model)}
+    wanted = list(names)
+    if unknown := [name for name in wanted if name not in layers]:
+        raise ValueError(f"{unknown[0]} is no layer that can go as a whole")
+    for layer in (layers[name] for name in wanted):
+        device = layer.mlp.fc1.weight.device
+        for block in layer.attention:
+            if isinstance(block, AttentionBlock):
+                zero_heads_(block, torch.arange(block.num_heads, device=device))
+        zero_neurons_(layer.mlp, torch.arange(layer.mlp.fc1.out_features, device=device))
+        for bias in layer.output_biases:
+            bias.zero_()
 
-    def __init__(self, model: nn.Module, every_weight: bool = False) -> None:
-        """Hold the zeros that are there now.
 
-        Args:
-            model: a fairseq model, wrapped or not.
-            every_weight: hold every zero of the prunable weights, not only the heads and neurons
-                that are pruned as a whole.
-        """
-        attention, mlps = attention_blocks(model), mlp_blocks(model)
-        self._held: list[tuple[Tensor, Tensor]] = []  # entries, True = held, of a shape that fits
-        for block in attention:
-            self._hold_heads(block, pruned_heads(block))
-        for mlp in mlps:
-            self._hold_neurons(mlp, pruned_neurons(mlp))
-        for weight in prunable_weights([*attention, *mlps]) if every_weight else ():
-            self._hold(weight, weight == 0)
+@torch.no_grad()
+def _is_pruned(layer: LayerBlock) -> bool:
+    if any(bias.any() for bias in layer.output_biases):  # where most layers are found not to be
+        return False
+    blocks = [block for block in layer.attention if isinstance(block, AttentionBlock)]
+    heads_are = all(len(pruned_heads(block)) == block.num_heads for block in blocks)
+    return heads_are and len(pruned_neurons(layer.mlp)) == layer.mlp.fc1.out_features
 
-    def _hold(self, tensor: Tensor | None, mask: Tensor) -> None:
-        if tensor is not None and mask.any():
-            self._held.append((tensor, mask))
 
-    def _hold_heads(self, block: AttentionBlock, heads: Tensor) -> None:
-        mask = torch.zeros(block.num_heads, dtype=torch.bool, device=heads.device)
-        mask = mask.index_fill(0, heads, True).repeat_interleave(block.head_dim)
-        for projection in (block.q_proj, block.k_proj, block.v_proj):
-            self._hold(projection.weight, mask[:, None])
-            self._hold(projection.bias, mask)
-        self._hold(block.out_proj.weight, mask)
+def pruned_layers(model: nn.Module) -> list[str]:
+    """The layers that add nothing to the residual path, as :func:`zero_layers_` leaves them.
 
-    def _hold_neurons(self, mlp: MLPBlock, neurons: Tensor) -> None:
-        mask = torch.zeros(mlp.fc1.out_features, dtype=torch.bool, device=neurons.device)
-        mask = mask.index_fill(0, neurons, True)
-        self._hold(mlp.fc1.weight, mask[:, None])
-        self._hold(mlp.fc1.bias, mask)
-        self._hold(mlp.fc2.weight, mask)
+    Args:
+        model: a fairseq model, wrapped or not. Of a compact one also layers whose attention is a
+            constant of zero, and whose MLP has one neuron left, which is zero.
 
-    @torch.no_grad()
-    def hold_(self) -> None:
-        """Zero what is held in place, after every optimizer step."""
-        for tensor, mask in self._held:
-            tensor.masked_fill_(mask, 0.0)
-
-    def __bool__(self) -> bool:
-        return bool(self._held)
+    Returns:
+        Names as "encoder.layers.3", in forward order; layers that are cut out are not among them.
+    """
+    return [layer.name for layer in layer_blocks(model) if _is_pruned(layer)]
 
 
 def _merge_(attention: AttentionBlock, merge: str, head: int, dominator: int) -> None:

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from neuroprune_fairseq.structure import (
     AttentionBlock,
+    all_attention,
     attention_blocks,
     full_num_heads,
     mlp_blocks,
     prunable_weights,
-    removed_attention,
+    removed_mlps,
 )
 
 
@@ -51,9 +52,9 @@ def full_sizes(model: nn.Module) -> dict[str, int]:
     Returns:
         Numbers by part: "attn", "mlp" and "total".
     """
-    attn = sum(size for block in attention_blocks(model) for size in block.full_sizes)
-    attn += sum(module.full_size for module in removed_attention(model))
-    mlp = sum(size for block in mlp_blocks(model) for size in block.full_sizes)
+    attn = sum(block.full_size for block in all_attention(model))
+    mlp = sum(block.full_size for block in mlp_blocks(model))
+    mlp += sum(block.full_size for block in removed_mlps(model))
     return {"attn": attn, "mlp": mlp, "total": attn + mlp}
 
 
@@ -86,7 +87,7 @@ def measure(model: nn.Module, tolerance: float = 0.0) -> dict[str, float | int |
         zeros[part] = cut + count_zeros(tensors, tolerance)
     zeros["total"] = sum(zeros.values())
     per_module = {block.name: int(head_mask(block).sum()) for block in attention}
-    per_module.update((module.name, 0) for module in removed_attention(model))
+    per_module.update((b.name, 0) for b in all_attention(model) if not b.num_heads)
     return {
         "heads_kept": sum(per_module.values()),
         "heads_total": full_num_heads(model),

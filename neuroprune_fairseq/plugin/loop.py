@@ -20,7 +20,7 @@ from torch import nn
 from neuroprune_fairseq.files import run_log
 from neuroprune_fairseq.files.errors import refuse, refusing
 from neuroprune_fairseq.method import sparsity
-from neuroprune_fairseq.method.pruning import ZeroMask
+from neuroprune_fairseq.method.zero_mask import ZeroMask
 from neuroprune_fairseq.plugin import compacting, guards, resume, workers
 from neuroprune_fairseq.plugin.precision import (
     half_precision_state,

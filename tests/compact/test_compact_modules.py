@@ -11,7 +11,7 @@ from neuroprune_fairseq.compact.cutting import cut_, make_plan, plan_of_pruned
 from neuroprune_fairseq.compact.modules import ConstantAttention, SelectedLinear
 from neuroprune_fairseq.compact.sizes import reshape_
 from neuroprune_fairseq.method.pruning import zero_heads_, zero_neurons_
-from neuroprune_fairseq.structure import attention_blocks, mlp_blocks, removed_attention
+from neuroprune_fairseq.structure import all_attention, attention_blocks, mlp_blocks
 
 TINY = {"encoder_layers": 1, "decoder_layers": 1}
 ENCODER, DECODER, CROSS = (
@@ -109,7 +109,7 @@ def test_the_cut_modules_know_what_they_were(build_model):
     zero_neurons_(mlp_blocks(once)[1], torch.arange(2))
     twice = compact(once)
 
-    (removed,) = removed_attention(twice)
+    (removed,) = (block for block in all_attention(twice) if not block.num_heads)
     assert (removed.name, removed.full_num_heads, removed.full_size) == (ENCODER, 6, 3 * 48 * 48)
     block, whole = attention_blocks(twice)
     assert (block.name, block.num_heads, block.full_num_heads) == (DECODER, 3, 6)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from neuroprune_fairseq.method.pruning import (
-    ZeroMask,
     eliminate_redundant_heads,
     prune_idle_neurons_,
     pruned_heads,
@@ -16,6 +15,7 @@ from neuroprune_fairseq.method.pruning import (
     zero_small_weights_,
 )
 from neuroprune_fairseq.method.sparsity import measure
+from neuroprune_fairseq.method.zero_mask import ZeroMask
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 

@@ -14,7 +14,8 @@ from fairseq.optim import AMPOptimizer, FP16Optimizer, MemoryEfficientFP16Optimi
 
 from neuroprune_fairseq.files.checkpoint import read_checkpoint
 from neuroprune_fairseq.files.models import model_of
-from neuroprune_fairseq.method.pruning import ZeroMask, eliminate_redundant_heads, pruned_heads
+from neuroprune_fairseq.method.pruning import eliminate_redundant_heads, pruned_heads
+from neuroprune_fairseq.method.zero_mask import ZeroMask
 from neuroprune_fairseq.plugin.precision import master_weights
 from neuroprune_fairseq.structure import attention_blocks
 
