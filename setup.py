@@ -60,6 +60,7 @@ setup(
     install_requires=[
         "torch>=2.6",
         "numpy",
+        "scipy",
         "sacrebleu>=2.0",
         "sentencepiece",
         "tqdm",
@@ -82,6 +83,7 @@ setup(
             "neuroprune-user-dir = neuroprune_fairseq.cli.user_dir:user_dir",
             "neuroprune-compact = neuroprune_fairseq.cli.compact:main",
             "neuroprune-export = neuroprune_fairseq.cli.export:main",
+            "neuroprune-profile = neuroprune_fairseq.cli.profile:main",
             "neuroprune-frontier = neuroprune_experiments.frontier.command:main",
             "neuroprune-report = neuroprune_experiments.report.command:main",
         ]

@@ -173,7 +173,8 @@ def _corpus(arguments: argparse.Namespace, state: dict[str, Any]) -> str:
     return data
 
 
-def _check_supported(state: dict[str, Any], settings: argparse.Namespace, path: str) -> None:
+def check_supported(state: dict[str, Any], settings: argparse.Namespace, path: str) -> None:
+    """Refuse a model that CTranslate2 has no counterpart for, in one line that names the flags."""
     from neuroprune_fairseq.export.converter import MODELS, unsupported
 
     if (model := ARCH_MODEL_NAME_REGISTRY[settings.arch]) not in MODELS:
@@ -207,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     state = read_checkpoint(arguments.input)
     settings = settings_of(state, arguments.input)
     check_settings(settings, arguments.input)
-    _check_supported(state, settings, arguments.input)
+    check_supported(state, settings, arguments.input)
     line = _export(arguments, settings, _corpus(arguments, state))
     print(f"{line}\n{out}: {sum(f.stat().st_size for f in out.iterdir()):,} bytes")
 
