@@ -89,11 +89,12 @@ def _check_dense(model: nn.Module, path: str | Path) -> None:
     dims = model_dims(model)
     if not {"encoder_layers", "decoder_layers"} <= dims.keys():
         refuse(f"{path}: only models with an encoder and a decoder are measured")
+    pruned = cuts_something(make_plan(model), model)
     for shape in layer_shapes(model):
         heads, neurons = (dims[f"{shape.side}_{of}"] for of in ("attention_heads", "ffn_embed_dim"))
-        cut = {*shape.heads.values()} != {heads} or shape.neurons != neurons
-        if cut or cuts_something(make_plan(model), model):
-            refuse(f"{path} is pruned already; measure the model that pruning begins with")
+        pruned |= {*shape.heads.values()} != {heads} or shape.neurons != neurons
+    if pruned:
+        refuse(f"{path} is pruned already; measure the model that pruning begins with")
 
 
 def _load_sentences(task: Any, data: str | Path, how: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     how = {name: getattr(arguments, name) for name in HOW}
     model, work = load_work(arguments.checkpoint, arguments.data, how)
     untimed = f"{arguments.checkpoint} cannot be timed in {engine}; an export takes room in TMPDIR"
-    with refusing(untimed, OSError, RuntimeError, ValueError):
+    with refusing(untimed):
         table = profile(model, engine, work, arguments.rounds)
     how |= {"length": work.length, "sentences": len(work.numbers)}
     how["version"] = importlib.import_module(engine).__version__
