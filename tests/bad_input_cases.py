@@ -13,6 +13,8 @@ TEXTS = f"{TEXT} --train-pref raw/train --valid-pref raw/valid --test-pref raw/t
 STUDIES = "run --method dsp --grid heads-to-keep=2 --data corpus --pretrained good.pt --out study"
 IWSLT = "--out out --archive"
 
+PROFILE = "--data corpus --out out.json --length 2 --sentences 2 --rounds 1"
+
 CHECKPOINTS = [
     ("missing.pt", "missing.pt: no such checkpoint"),
     ("raw", "raw: no such checkpoint"),
@@ -77,6 +79,23 @@ CASES = [
     Case("export", "good.pt out --data corpus --subset no", "no text 'no' to read; scripts/prep"),
     Case("export", "good.pt out --data cut-text", "cut-text: no text 'test' to read; scripts/pre"),
     Case("export", "good.pt out --data corpus", "OUT_DIR out cannot be written; make", disk=10_000),
+    Case("profile", "", "arguments are required: CHECKPOINT, --data, --out"),
+    Case("profile", f"good.pt {PROFILE} --beam 0", "--beam 0 must be at least 1"),
+    Case("profile", f"good.pt {PROFILE} --batch 0", "--batch-size 0 must be at least 1"),
+    Case("profile", f"good.pt {PROFILE} --length 0", "--length 0 must be at least 1"),
+    Case("profile", f"good.pt {PROFILE} --length 5000", "--length 5000 must be below 1024, the"),
+    Case("profile", f"good.pt {PROFILE} --compute-type x", "--compute-type: invalid choice: 'x'"),
+    Case("profile", f"good.pt {PROFILE} --engine fairseq --compute-type int8", "float32 only"),
+    Case("profile", f"good.pt {PROFILE} --out file", "--out file exists; --overwrite replaces it"),
+    Case("profile", f"good.pt {PROFILE} --out no/out", "must be a file in an existing folder"),
+    Case("profile", f"good.pt {PROFILE} --data nowhere", "nowhere: no such corpus"),
+    Case("profile", f"good.pt {PROFILE} --data other-words", "--data other-words"),
+    Case("profile", f"good.pt {PROFILE} --subset no", "no text 'no' to read; scripts/prep"),
+    Case("profile", f"mkdir.pt {PROFILE}", DAMAGED),
+    Case("profile", f"lstm.pt {PROFILE}", "'lstm' is none of fairseq's Transformers"),
+    Case("profile", f"roberta.pt {PROFILE}", "CTranslate2 gets .* only, not 'roberta'"),
+    Case("profile", f"good.pt {PROFILE}", "cannot be timed .* room in TMPDIR", disk=10_000),
+    Case("profile", f"good.pt {PROFILE} --engine fairseq", "out.json cannot be wr", disk=1000),
     Case("evaluate", "--data nowhere --checkpoint good.pt", "--data nowhere: no such folder; scri"),
     Case("evaluate", "--data raw --checkpoint good.pt", "--data raw holds no prepared corpus"),
     Case("evaluate", "--data corpus --checkpoint good.pt --subset no", "--subset no: corpus holds"),

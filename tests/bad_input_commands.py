@@ -21,6 +21,7 @@ from neuroprune_experiments.frontier import command as frontier
 from neuroprune_experiments.report import command as report
 from neuroprune_fairseq.cli import compact as compact
 from neuroprune_fairseq.cli import export as export
+from neuroprune_fairseq.cli import profile as profile
 from neuroprune_fairseq.cli import user_dir as cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,7 +105,7 @@ SCRIPTS += ["evaluate", "quickstart"]
 COMMANDS = {
     **{"fairseq-train": run_train, "compact": compact.main, "export": export.main},
     **{"frontier": frontier.main, "user-dir": cli.user_dir, "evaluate": _evaluate},
-    "neuroprune-report": report.main,
+    **{"neuroprune-report": report.main, "profile": profile.main},
     **{"table": table.main, "model_flags": _program("model_flags.py")},
     **{f"{name}.sh": _script(name) for name in SCRIPTS},
 }

@@ -38,9 +38,10 @@ def test_bad_input_ends_in_one_line_and_leaves_every_file_alone(files, monkeypat
     output, errors = capsys.readouterr()
     assert failed
     assert "Traceback" not in output + errors
-    # How far a preparation has come, and fairseq's search for a NaN, stand before the error.
-    before_it = ("[", "WARNING:fairseq.nan_detector")
-    lines = [line for line in (errors + said).splitlines() if not line.startswith(before_it)]
+    # How far a preparation or timing has come, and fairseq's search for a NaN, stand before it.
+    before_it = ("[", "models: ", "timings: ", "WARNING:fairseq.nan_detector")
+    lines = [line for line in (errors + said).splitlines() if line]
+    lines = [line for line in lines if not line.startswith(before_it)]
     assert len(lines) == 1, lines
     assert re.search(case.says, lines[0])
     assert "error: " in lines[0]

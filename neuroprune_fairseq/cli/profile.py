@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -78,8 +79,8 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
         parser.error(f"--compute-type {arguments.compute_type}: fairseq computes in float32 only")
     if engine == "ctranslate2" and importlib.util.find_spec("ctranslate2") is None:
         parser.error("--engine ctranslate2 needs the package of that name: pip install ctranslate2")
-    if (out.exists() and not out.is_file()) or not out.parent.is_dir():
-        parser.error(f"--out {out}: must be a file in an existing folder")
+    if (out.exists() and not out.is_file()) or not os.access(out.parent, os.W_OK):
+        parser.error(f"--out {out}: must be a file in an existing folder that can be written to")
     if out.exists() and not arguments.overwrite:
         parser.error(f"--out {out} exists; --overwrite replaces it")
 
@@ -88,11 +89,12 @@ def _check_dense(model: nn.Module, path: str | Path) -> None:
     dims = model_dims(model)
     if not {"encoder_layers", "decoder_layers"} <= dims.keys():
         refuse(f"{path}: only models with an encoder and a decoder are measured")
+    pruned = cuts_something(make_plan(model), model)
     for shape in layer_shapes(model):
         heads, neurons = (dims[f"{shape.side}_{of}"] for of in ("attention_heads", "ffn_embed_dim"))
-        cut = {*shape.heads.values()} != {heads} or shape.neurons != neurons
-        if cut or cuts_something(make_plan(model), model):
-            refuse(f"{path} is pruned already; measure the model that pruning begins with")
+        pruned |= {*shape.heads.values()} != {heads} or shape.neurons != neurons
+    if pruned:
+        refuse(f"{path} is pruned already; measure the model that pruning begins with")
 
 
 def _load_sentences(task: Any, data: str | Path, how: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,7 +182,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
     how = {name: getattr(arguments, name) for name in HOW}
     model, work = load_work(arguments.checkpoint, arguments.data, how)
-    with refusing(f"{arguments.checkpoint} cannot be timed in {engine}", RuntimeError, ValueError):
+    untimed = f"{arguments.checkpoint} cannot be timed in {engine}; an export takes room in TMPDIR"
+    with refusing(untimed):
         table = profile(model, engine, work, arguments.rounds)
     how |= {"length": work.length, "sentences": len(work.numbers)}
     how["version"] = importlib.import_module(engine).__version__

@@ -54,3 +54,11 @@ def test_the_length_is_the_mean_of_the_references(corpus, checkpoints):
     _, work = load_work(checkpoints.dense, corpus, how)
     lines = (corpus.parent / "test.en").read_text().splitlines()
     assert work.length == round(sum(len(line.split()) for line in lines) / len(lines))
+
+
+@pytest.mark.parametrize("name", ["pruned", "small"])
+def test_a_pruned_model_is_refused(corpus, checkpoints, tmp_path, name):
+    path, out = getattr(checkpoints, name), tmp_path / "cost.json"
+    with pytest.raises(SystemExit, match=f"{name}.pt is pruned already; measure the model that"):
+        main([str(path), "--data", str(corpus), "--out", str(out), "--engine", "fairseq"])
+    assert not out.exists()

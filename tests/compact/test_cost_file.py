@@ -37,7 +37,12 @@ WRONG = {
     "unit": [1, None],
     "layer": [{"encoder": -1}, {"middle": 1}, [1], {"encoder": None}],
     "attention": [
-        *({"encoder_self": []}, {"encoder_self": [1]}, {"encoder_self": [1, 0.5]}, {"self": [0, 1]}),
+        *(
+            {"encoder_self": []},
+            {"encoder_self": [1]},
+            {"encoder_self": [1, 0.5]},
+            {"self": [0, 1]},
+        ),
         *({"encoder_self": {"0": 1}}, {"encoder_self": [0, float("nan")]}, []),
     ],
     "mlp": [

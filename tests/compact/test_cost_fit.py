@@ -21,7 +21,7 @@ def dense(layers=LAYERS):
 
 
 def additive_engine(shapes, per_stack):
-    """Milliseconds of an engine whose parts add up; heads cost unevenly, as in a table of blocks."""
+    """Milliseconds of an engine whose parts add up; heads cost unevenly."""
     of_heads = {
         "encoder_self": [0.3, 0.5, 0.9, 1.0, 1.8],
         "decoder_self": [0.2, 0.8, 1.0, 1.4, 1.5],
