@@ -1,6 +1,7 @@
 # Habits. Every target uses .venv, which `make env` makes once.
 PYTHON := .venv/bin/python
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 
 .PHONY: help env format lint types test smoke mutate docs lock release clean
 
