@@ -11,12 +11,12 @@
 # second run continues, or skips what is done, and prints the table again.
 set -euo pipefail
 out=runs/quickstart
+refuse() { echo "quickstart.sh: error: $*" >&2; exit 2; }
 case ${1-} in
   --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;;
-  --out) out=${2:?is the value of --out}; shift 2 ;;
+  --out) [ -n "${2-}" ] || refuse "--out needs a value"; out=$2; shift 2 ;;
   --out=*) out=${1#*=}; shift ;;
 esac
-refuse() { echo "quickstart.sh: error: $*" >&2; exit 2; }
 [ $# = 0 ] || refuse "unknown option $1; see --help"
 
 pretraining="--arch transformer_18x6_tiny --epochs 6 --lr 4e-3 --warmup-updates 200 --dropout 0 --max-tokens 2048"
