@@ -1,6 +1,7 @@
 # Habits. Every target uses .venv, which `make env` makes once.
 PYTHON := .venv/bin/python
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 
 .PHONY: help env format lint types test smoke mutate docs lock release clean
 
@@ -33,7 +34,8 @@ mutate: env  ## change the core line by line and see whether the tests notice (d
 	$(PYTHON) tests/mutate.py results
 
 docs: env  ## the documentation as a site in site/, without a warning
-	$(PYTHON) -m pip install --quiet -c constraints.txt -e '.[docs]'
+	@$(PYTHON) -c 'import material, mkdocstrings' 2>/dev/null || \
+	  $(PYTHON) -m pip install --quiet -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 # Without torch and what belongs to its builds for GPUs; see scripts/environment.sh.

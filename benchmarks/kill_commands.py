@@ -230,7 +230,7 @@ class Killing:
 
 def _train(folder: Path, data: str) -> None:
     """Checkpoints of a tiny model at two times, and results to plot of the same names."""
-    flags = [*SMALL, *METHODS["target"], "--save-dir", str(folder)]
+    flags = [*SMALL, *METHODS["target"].split(), "--save-dir", str(folder)]
     folder.mkdir()
     if finish(start([data, *flags], folder / "train.log")):
         raise SystemExit(f"kill_commands.py: error: training failed: {folder}/train.log")

@@ -44,48 +44,19 @@ SMALL = [
     *("--lr-scheduler", "inverse_sqrt", "--warmup-updates", "10", "--label-smoothing", "0.1"),
     *("--max-tokens", "250", "--max-epoch", "3", "--save-interval-updates", "4"),
     *("--keep-interval-updates", "2", "--num-workers", "0", "--log-interval", "3"),
-    *("--no-progress-bar", "--log-format", "json"),
+    *("--no-progress-bar", "--log-format", "json", "--task", "translation_neuroprune"),
 ]
-NEUROPRUNE = [
-    *("--task", "translation_neuroprune"),
-    *("--criterion", "label_smoothed_cross_entropy_neuroprune"),
-]
-CROSS_ENTROPY = ["--criterion", "label_smoothed_cross_entropy"]
-PRUNED = ("--task", "translation_neuroprune", "--pruner")
+NEUROPRUNE = "--criterion label_smoothed_cross_entropy_neuroprune "
+PRUNER = "--criterion label_smoothed_cross_entropy --pruner "
 METHODS = {
-    "neuroprune": [
-        *(*NEUROPRUNE, "--attn-penalty-weight", "0.005", "--mlp-penalty-weight", "0.05"),
-        *("--head-distance-threshold", "0.31"),
-    ],
-    "target": [
-        *(*NEUROPRUNE, "--penalty-solver", "proximal", "--attn-penalty-weight", "0.01"),
-        *("--target-heads", "7", "--target-sparsity", "0.6", "--target-interval", "3"),
-    ],
-    "dsp": [
-        *(*PRUNED, "dsp", *CROSS_ENTROPY),
-        *("--heads-to-keep", "6", "--cooldown-updates", "25"),
-    ],
-    "voita": [
-        "--task",
-        "translation_neuroprune",
-        "--pruner",
-        "voita",
-        *CROSS_ENTROPY,
-        "--l0-penalty-weight",
-        "0.5",
-    ],
-    "michel": [
-        *(
-            "--task",
-            "translation_neuroprune",
-            "--pruner",
-            "michel",
-            *CROSS_ENTROPY,
-            "--heads-to-keep",
-            "6",
-        ),
-        *("--prune-updates", "25", "--prune-steps", "5", "--importance-recompute"),
-    ],
+    "neuroprune": NEUROPRUNE + "--attn-penalty-weight 0.005 --mlp-penalty-weight 0.05"
+    " --head-distance-threshold 0.31",
+    "target": NEUROPRUNE + "--penalty-solver proximal --attn-penalty-weight 0.01"
+    " --target-heads 7 --target-sparsity 0.6 --target-interval 3",
+    "dsp": PRUNER + "dsp --heads-to-keep 6 --cooldown-updates 25",
+    "voita": PRUNER + "voita --l0-penalty-weight 0.5",
+    "michel": PRUNER + "michel --heads-to-keep 6 --prune-updates 25 --prune-steps 5"
+    " --importance-recompute",
 }
 BEGUN = "Start iterating over samples"
 TIMES = ("TimeMeter", "StopwatchMeter")
@@ -284,7 +255,8 @@ def main() -> None:
         folder.mkdir(exist_ok=not arguments.folder)
         data = arguments.data or toy_corpus(folder / "corpus")
         torch.set_num_threads(1)
-        survival = Survival([data, *SMALL, *METHODS[arguments.method], *arguments.flags], folder)
+        command = [data, *SMALL, *METHODS[arguments.method].split(), *arguments.flags]
+        survival = Survival(command, folder)
         for event in arguments.events:
             survival.at_event(*event)
         survival.at_random(arguments.kills, arguments.kills_per_run, random.Random(arguments.seed))

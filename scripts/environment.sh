@@ -1,8 +1,6 @@
 # shellcheck shell=bash
-# Finds the Python environment. Sourced by the other scripts; afterwards
-#   ROOT    is the checkout,
-#   PYTHON  is an interpreter that has what the project needs,
-# and PYTHONPATH starts with the checkout.
+# Finds the Python environment. Sourced by the other scripts; afterwards ROOT is the checkout,
+# PYTHON an interpreter that has what the project needs, and PYTHONPATH starts with the checkout.
 #
 # NEUROPRUNE_PYTHON names an interpreter: it is used as it is. Otherwise it is that of .venv in
 # the checkout, which quickstart.sh, test.sh and `make env` make (make_it=yes), and a stamp tells
@@ -19,19 +17,14 @@ die() {
   exit 2
 }
 
-
-# The first interpreter that is Python 3.11 or 3.12, has venv and pip, and really runs (a shim of
-# a version manager may be on the PATH and yet fail).
+# The first Python 3.11 or 3.12 that has venv and pip, and runs: a version manager's may not.
 find_base_python() {
   local name
   for name in python3.11 python3.12 python3 python; do
-    if "$name" -I -c 'import sys, venv, ensurepip
-sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1; then
-      command -v "$name"
-      return
-    fi
+    "$name" -I -c 'import sys, venv, ensurepip
+sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 &&
+      command -v "$name" && return
   done
-  return 1
 }
 
 # What the installation depends on; the folder too, since an editable install points to it.
@@ -72,14 +65,13 @@ make_environment() {
 
 if [ -n "${NEUROPRUNE_PYTHON:-}" ]; then
   PYTHON=$NEUROPRUNE_PYTHON
-  "$PYTHON" -c '' 2>/dev/null || die "NEUROPRUNE_PYTHON=$PYTHON does not run"
   # Not -I: it would not find packages of the user's own folder. The first place is where we are.
   missing=$("$PYTHON" -c 'import sys
 sys.path = [folder for folder in sys.path if folder]
-import importlib.util
-names = "torch fairseq numpy sacrebleu sentencepiece tqdm".split() + sys.argv[1].split()
-print(*[name for name in names if importlib.util.find_spec(name) is None], sep=", ")' \
-    "${also_needed:-}")
+from importlib.util import find_spec
+print(*(name for name in sys.argv[1].split() if find_spec(name) is None), sep=", ")' \
+    "torch fairseq numpy sacrebleu sentencepiece tqdm ${also_needed:-}" 2>/dev/null) ||
+    die "NEUROPRUNE_PYTHON=$PYTHON does not run"
   [ -z "$missing" ] || die "NEUROPRUNE_PYTHON=$PYTHON lacks $missing" \
     "(in $ROOT: $PYTHON -m pip install -c constraints.txt -e '.[fairseq,dev]')"
 else
@@ -95,8 +87,7 @@ else
   environment_is_complete ||
     die "$ROOT/.venv is missing or not up to date; 'make env' makes it, or set NEUROPRUNE_PYTHON=PATH"
 fi
-export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
-export PYTHONSAFEPATH=1
+export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 # fairseq's own use of old interfaces is nothing that a user can mend.
 export PYTHONWARNINGS=${PYTHONWARNINGS-ignore}
 source "$ROOT/scripts/allocator.sh"

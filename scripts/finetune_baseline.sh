@@ -10,10 +10,8 @@
 #   --pruner michel --heads-to-keep K      heads go in order of importance (Michel et al. 2019)
 #   --l1-penalty-weight W                  plain l1 on the attention and MLP weights
 #
-# These and every other FLAG, as --lr, --dropout or --seed, are passed on to fairseq-train after
-# the values below, so yours count. The model is the checkpoint's (or --arch NAME). The same
-# command again goes on where it stopped. The pruned model is checkpoint_last.pt: checkpoints from
-# before the heads were chosen, perhaps checkpoint_best.pt, have all heads.
+# The model is the checkpoint's (or --arch NAME). The pruned one is checkpoint_last.pt: checkpoints
+# from before the heads were chosen, perhaps checkpoint_best.pt, have all heads.
 set -euo pipefail
 epochs=15
 source "$(dirname "${BASH_SOURCE[0]}")/training.sh"

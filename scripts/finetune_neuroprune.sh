@@ -9,14 +9,9 @@
 #                                     paper tried 0.1 to 0.4)
 #   --head-merge, --near-zero, --penalty-solver, --compact: see docs/paper.md
 #
-# These and every other FLAG, as --lr, --dropout or --seed, are passed on to fairseq-train after
-# the values below, so yours count. They are for IWSLT14: what fits depends on the width of the
-# model and the number of updates. The model is the checkpoint's (or --arch NAME). The same
-# command again goes on where it stopped.
+# The values are for IWSLT14: what fits depends on the width of the model and the number of
+# updates. The model is the checkpoint's (or --arch NAME).
 set -euo pipefail
-alpha=0.005
-beta=0.05
-theta=0.2
 epochs=15
 source "$(dirname "${BASH_SOURCE[0]}")/training.sh"
 take_model_over
@@ -24,7 +19,7 @@ take_model_over
 fairseq_train "$data" --save-dir "$save_dir" \
   --task translation_neuroprune "${model[@]}" --finetune-from-model "$pretrained" \
   --criterion label_smoothed_cross_entropy_neuroprune --label-smoothing 0.1 \
-  --attn-penalty-weight "$alpha" --mlp-penalty-weight "$beta" --head-distance-threshold "$theta" \
+  --attn-penalty-weight 0.005 --mlp-penalty-weight 0.05 --head-distance-threshold 0.2 \
   --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.0 --weight-decay 0.0001 \
   --lr 5e-4 --lr-scheduler inverse_sqrt --warmup-updates 200 \
   --max-tokens 4096 --max-epoch "$epochs" --seed 1 --no-epoch-checkpoints --log-interval 25 "$@"

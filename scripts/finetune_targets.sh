@@ -9,9 +9,7 @@
 #   --target-heads K      end with exactly K heads of the whole model
 #   --compact             cut what is pruned out of the model at every epoch's end
 #
-# These and every other FLAG, as --lr, --dropout or --seed, are passed on to fairseq-train after
-# the values below, so yours count. The model is the checkpoint's (or --arch NAME). The same
-# command again goes on where it stopped.
+# The model is the checkpoint's (or --arch NAME).
 set -euo pipefail
 target=(--target-sparsity 0.5)
 epochs=15

@@ -15,23 +15,21 @@ set -euo pipefail
 corpus="" rest=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --corpus) corpus=${2-}; shift ;;
+    --corpus) corpus=${2-}; [ $# = 1 ] || shift ;;
     --corpus=*) corpus=${1#*=} ;;
     *) rest+=("$1") ;;
   esac
-  [ $# = 0 ] || shift
+  shift
 done
-choices="toy, multi30k, iwslt14 or text"
-case $corpus in
-  toy) also_needed=num2words ;;
-  multi30k | iwslt14 | text) ;;
-  "")
-    case " ${rest[*]-} " in *" --help "* | *" -h "*) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
-    echo "prepare.sh: error: --corpus is missing: $choices" >&2
-    exit 2
-    ;;
-  *) echo "prepare.sh: error: --corpus $corpus is unknown: choose $choices" >&2; exit 2 ;;
+case "$corpus ${rest[*]-}" in
+  " --help"* | " -h"*) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;;
+  "toy "*) also_needed=num2words ;;
 esac
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+case $corpus in
+  toy | multi30k | iwslt14 | text) ;;
+  "") die "--corpus is missing: toy, multi30k, iwslt14 or text" ;;
+  *) die "--corpus $corpus is unknown: choose toy, multi30k, iwslt14 or text" ;;
+esac
 # It has its modules beside it.
 exec env -u PYTHONSAFEPATH "$PYTHON" "$ROOT/data-prep/$corpus.py" ${rest[@]+"${rest[@]}"}

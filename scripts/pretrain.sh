@@ -3,9 +3,8 @@
 #
 # usage: pretrain.sh --data DIR --save-dir DIR [--arch NAME] [--epochs N] [FLAG...]
 #
-# The values below are for IWSLT14. Every other FLAG, as --lr, --dropout or --seed, is passed on to
-# fairseq-train after them, so yours counts. --arch: also transformer_18x6_small or _tiny, or any
-# other of fairseq's model transformer. The same command again goes on where it stopped.
+# The values are for IWSLT14. --arch: also transformer_18x6_small or _tiny, or any other of
+# fairseq's model transformer.
 set -euo pipefail
 arch=transformer_18x6_iwslt_de_en
 epochs=15

@@ -11,14 +11,14 @@
 # second run continues, or skips what is done, and prints the table again.
 set -euo pipefail
 out=runs/quickstart
+refuse() { echo "quickstart.sh: error: $*" >&2; exit 2; }
 case ${1-} in
   --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;;
-  --out) out=${2:?is the value of --out}; shift 2 ;;
+  --out) [ -n "${2-}" ] || refuse "--out needs a value"; out=$2; shift 2 ;;
   --out=*) out=${1#*=}; shift ;;
 esac
-[ $# = 0 ] || { echo "quickstart.sh: error: unknown option $1; see --help" >&2; exit 2; }
+[ $# = 0 ] || refuse "unknown option $1; see --help"
 
-# After changing one of these, name another --out: a folder keeps the results of one setting.
 pretraining="--arch transformer_18x6_tiny --epochs 6 --lr 4e-3 --warmup-updates 200 --dropout 0 --max-tokens 2048"
 tuning="--lr 2e-3 --warmup-updates 50 --max-tokens 2048"
 epochs=3
@@ -30,17 +30,12 @@ dsp="heads-to-keep=28;cooldown-updates=150;score-clip-ratio=10"
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 settings="$pretraining $tuning $epochs $pairs $tolerance $target $neuroprune $dsp"
-mkdir -p "$out" 2>/dev/null || {
-  echo "quickstart.sh: error: --out $out cannot be made; name another folder" >&2; exit 2; }
-if [ -n "$(ls -A "$out")" ] && [ "$(cat "$out/settings.txt" 2>/dev/null)" != "$settings" ]; then
-  echo "quickstart.sh: error: --out $out holds something else, or a quickstart of other settings;" \
-    "name a new folder" >&2
-  exit 2
-fi
+mkdir -p "$out" 2>/dev/null || refuse "--out $out cannot be made; name another folder"
+[ -z "$(ls -A "$out")" ] || [ "$(cat "$out/settings.txt" 2>/dev/null)" = "$settings" ] ||
+  refuse "--out $out holds something else, or a quickstart of other settings; name a new folder"
 echo "$settings" >"$out/settings.txt"
 
 step=0
-# step TEXT: says where we are and since when.
 step() {
   step=$((step + 1))
   printf '\n[%d/8] %s (%d min %02d s so far)\n' "$step" "$1" $((SECONDS / 60)) $((SECONDS % 60))

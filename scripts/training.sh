@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# For the recipes, which source it: reads the options that they share, finds the environment, and
-# has fairseq_train, fairseq-train that can be interrupted, repeated and trusted.
+# Sourced by the recipes: reads the options that they share, finds the environment, and has
+# fairseq_train, fairseq-train that can be interrupted, repeated and trusted.
 #
 # --data, --pretrained, --save-dir, --epochs and --arch become variables; what else was given
 # stays in "$@" and is fairseq-train's to check.
@@ -8,33 +8,34 @@
 # A save-dir belongs to one command, kept in command.txt. The same command again resumes from
 # checkpoint_last.pt, or is skipped when finished.json is there; another command is refused.
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 data="" pretrained="" save_dir="" rest=()
-for word in "$@"; do
-  case $word in --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
-done
 while [ $# -gt 0 ]; do
   name=${1%%=*}
   case $name in
+    --help | -h)
+      sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+      echo "Every FLAG, as --lr, --dropout or --seed, is passed on to fairseq-train after the values"
+      echo "that stand in this script, so yours counts. The same command again goes on where it stopped."
+      exit
+      ;;
     --data | --pretrained | --save-dir | --epochs | --arch)
-      if [ "$name" = "$1" ]; then value=${2-}; shift; else value=${1#*=}; fi
-      case $value in
-        "" | --*) printf '%s: error: %s needs a value\n' "$(basename "$0")" "$name" >&2; exit 2 ;;
+      [ "$name" != "$1" ] || set -- "$1=${2-}" "${@:3}"
+      case ${1#*=} in
+        "" | --*) echo "$(basename "$0"): error: $name needs a value" >&2; exit 2 ;;
       esac
       name=${name#--}
-      printf -v "${name//-/_}" '%s' "$value"
+      printf -v "${name//-/_}" '%s' "${1#*=}"
       ;;
     *) rest+=("$1") ;;
   esac
   shift
 done
 set -- ${rest[@]+"${rest[@]}"} # of the recipe, too
-source "$here/environment.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 [ -n "$data" ] || die "--data is missing: a corpus that scripts/prepare.sh made"
 compgen -G "$data/dict.*.txt" >/dev/null ||
   die "--data $data holds no prepared corpus (dict.*.txt); scripts/prepare.sh makes one"
 [ -n "$save_dir" ] || die "--save-dir is missing: where checkpoints go"
-
 case $epochs in
   *[!0-9]* | 0*) die "--epochs must be a whole number above 0, not '$epochs': 0 would never end" ;;
 esac
@@ -47,7 +48,7 @@ take_model_over() {
   [ -n "$pretrained" ] || die "--pretrained is missing: the checkpoint to start from"
   while IFS= read -r -d '' word; do
     model+=("$word")
-  done < <("$PYTHON" "$here/model_flags.py" --checkpoint "$pretrained" ${arch:+--arch "$arch"})
+  done < <("$PYTHON" "$ROOT/scripts/model_flags.py" --checkpoint "$pretrained" ${arch:+--arch "$arch"})
   [ "${#model[@]}" -gt 0 ] || exit 2 # model_flags.py has said why
 }
 
@@ -75,13 +76,9 @@ claim_save_dir() {
   put "$save_dir/command.txt" "$1"
 }
 
-# Progress and validation lines of fairseq's log; the rest is in train.log only.
-progress_lines() {
-  grep --line-buffered -E '\| (train|train_inner|valid) \||\| epoch [0-9]+ \||done training' || true
-}
-
-# run_fairseq ARGUMENT...: sets $why to the last line of what went wrong. stderr goes into the log
-# when all is over, and until then into no file: what it says may be that the disk is full.
+# run_fairseq ARGUMENT...: shows progress and validation of what it adds to train.log; sets $why
+# to the last line of what went wrong. stderr goes into the log when all is over, and until then
+# into no file: what it says may be that the disk is full, of which tee complains, too.
 #
 # NEUROPRUNE_LAUNCH, words between spaces, starts NEUROPRUNE_WORKERS workers in place of one
 # interpreter (see train.sbatch). Neither is part of the command that is kept: a run may go on
@@ -93,10 +90,10 @@ run_fairseq() {
     set -- "$@" --distributed-world-size "${NEUROPRUNE_WORKERS:?is how many are launched}"
   fi
   {
-    errors=$({ "${launch[@]}" -m fairseq_cli.train "$@" | tee -a "$log" | progress_lines; } 2>&1 >&3)
+    errors=$({ "${launch[@]}" -m fairseq_cli.train "$@" | tee -a "$log" | { grep --line-buffered -E \
+      '\| (train|train_inner|valid) \||\| epoch [0-9]+ \||done training' || true; }; } 2>&1 >&3)
   } 3>&1 || status=$?
   { printf '%s\n' "$errors" >>"$log"; } 2>/dev/null || true
-  # On a full disk tee complains, too, before or after fairseq says why it ended.
   why=$(grep . <<<"$errors" | grep -v '^tee: ' | tail -n 1 || true)
   return "$status"
 }

@@ -240,6 +240,7 @@ CASES = [
     ),
     Case("finetune_baseline.sh", f"{TUNE} --method dsp", "unrecognized .*--method dsp", FAILED),
     Case("quickstart.sh", "--fast", "unknown option --fast"),
+    Case("quickstart.sh", "--out", "--out needs a value"),
     Case("quickstart.sh", "--out {here}/file", "--out .*file cannot be made; name another folder"),
     Case("quickstart.sh", "--out {here}/raw", "--out .*raw holds something else.*; name a new"),
     Case("evaluate.sh", "--data corpus", "evaluate.sh: error: .*--checkpoint"),

@@ -97,7 +97,7 @@ def attention(mask, name="encoder.layers.0.self_attn", scores=None, kind="encode
     """Facts of a module; mask is a string such as '110', 1 = kept."""
     kept = np.array([sign == "1" for sign in mask])
     importance = np.ones(len(mask)) if scores is None else np.array(scores, dtype=float)
-    return AttentionFacts(name, kind, len(mask), int(kept.sum()), kept, importance, ())
+    return AttentionFacts(name, kind, len(mask), kept, importance, ())
 
 
 def mlp(degrees, columns, name="encoder.layers.0"):

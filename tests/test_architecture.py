@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from pathlib import Path
 
 import pytest
@@ -87,9 +86,6 @@ def declared_flags():
 
 
 FLAGS = declared_flags()
-# These scripts declare flags again, with texts and defaults of their own: they were written
-# before unknown flags were passed on, and say what is asked of a method before torch is loaded.
-SCRIPTS_THAT_DECLARE = {"finetune_baseline.sh", "finetune_neuroprune.sh"}
 SETTINGS_THAT_DECLARE = {"neuroprune.yaml"}  # the same recipe for fairseq-hydra-train
 
 
@@ -114,16 +110,6 @@ def test_no_parser_of_ours_declares_a_flag_of_the_training():
                 texts = [part.value for part in node.args if isinstance(part, ast.Constant)]
                 declared = {str(text).removeprefix("--") for text in texts} & FLAGS
                 assert not declared, f"{path.name} declares {declared}"
-
-
-def test_scripts_pass_flags_on_and_declare_none():
-    declaring = re.compile(r"^(?:option|flag|required) (\S+)", re.MULTILINE)
-    found = {
-        path.name
-        for path in (ROOT / "scripts").glob("*.sh")
-        if FLAGS & set(declaring.findall(path.read_text(encoding="utf-8")))
-    }
-    assert found <= SCRIPTS_THAT_DECLARE
 
 
 def keys_of(settings):

@@ -233,12 +233,6 @@ def notes_on(args: argparse.Namespace, contents: Contents) -> list[str]:
         "zeros among the q, k, v, fc1 and fc2 weights; what was cut out of a compact model "
         "counts as zero, too."
     ]
-    unknown = [model.label for model in contents.models if not model.knows_positions]
-    if unknown:
-        notes.append(
-            f"Which heads were cut out of {', '.join(unknown)} is not in the file, so the "
-            "figures on head positions and importance leave it out."
-        )
     if not contents.before:
         notes.append(
             "The importance of removed heads (Figure 7, left) needs their weights before "

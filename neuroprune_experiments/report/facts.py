@@ -55,15 +55,18 @@ class AttentionFacts:
     name: str
     kind: str
     num_heads: int  # of the architecture, before anything was cut
-    heads_kept: int
-    head_mask: np.ndarray | None  # (num_heads,), bool; None: cut, and nobody noted which
-    importance: np.ndarray | None  # (num_heads,), Section 5.3; None where head_mask is
+    head_mask: np.ndarray  # (num_heads,), bool; False: pruned or cut
+    importance: np.ndarray  # (num_heads,), Section 5.3; 0 where cut
     patterns: tuple[Pattern, ...]  # Q, K, V, rows are input dimensions; () without heads
 
     @property
     def layer(self) -> int:
         """Number of its layer in encoder or decoder."""
         return int(self.name.split(".")[-2])
+
+    @property
+    def heads_kept(self) -> int:
+        return int(self.head_mask.sum())
 
     @property
     def heads_removed(self) -> int:
@@ -105,11 +108,6 @@ class ModelFacts:
     def heads_removed(self) -> int:
         return self.heads_total - self.heads_kept
 
-    @property
-    def knows_positions(self) -> bool:
-        """Whether it is known which heads were removed."""
-        return all(module.head_mask is not None for module in self.attention)
-
 
 def shares(nonzero: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
     """Share of True in the cells of a grid.
@@ -140,24 +138,16 @@ def _full_weight(linear: nn.Linear) -> Tensor:
     return linear.full_weight() if isinstance(linear, SelectedLinear) else linear.weight
 
 
-def _attention_facts(
-    name: str, block: AttentionBlock | RemovedAttention, kept: list[int] | None
-) -> AttentionFacts:
-    """Facts of a module; ``kept`` are the heads that were not cut, None if nobody noted them."""
+def _attention_facts(block: AttentionBlock | RemovedAttention, kept: list[int]) -> AttentionFacts:
+    """Facts of a module; ``kept`` are the heads that were not cut."""
     heads, patterns = block.full_num_heads, ()
-    mask, scores = np.zeros(0, dtype=bool), np.zeros(0, dtype=np.float32)
+    mask, scores = np.zeros(heads, dtype=bool), np.zeros(heads, dtype=np.float32)
     if isinstance(block, AttentionBlock):
-        mask, scores = head_mask(block).numpy(), head_importance(block).numpy()
+        mask[kept], scores[kept] = head_mask(block).numpy(), head_importance(block).numpy()
         weights = [_full_weight(p).T for p in (block.q_proj, block.k_proj, block.v_proj)]
         patterns = tuple(make_pattern(w, (w.shape[0], heads * block.head_dim)) for w in weights)
-    if len(mask) in (0, heads):
-        kept = list(range(len(mask)))
-    full_mask = full_scores = None
-    if kept is not None and len(kept) == len(mask):
-        full_mask, full_scores = np.zeros(heads, dtype=bool), np.zeros(heads, dtype=np.float32)
-        full_mask[kept], full_scores[kept] = mask, scores
-    kind = attention_kind(name)
-    return AttentionFacts(name, kind, heads, int(mask.sum()), full_mask, full_scores, patterns)
+    kind = attention_kind(block.name)
+    return AttentionFacts(block.name, kind, heads, mask, scores, patterns)
 
 
 def _all_mlps(model: nn.Module) -> list[MLPBlock | RemovedMLP]:
@@ -203,7 +193,7 @@ def take_facts(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         num_updates=num_updates,
         sparsity=measure(model),
-        attention=tuple(_attention_facts(b.name, b, kept[b.name]) for b in all_attention(model)),
+        attention=tuple(_attention_facts(b, kept[b.name]) for b in all_attention(model)),
         mlps=tuple(map(_mlp_facts, _all_mlps(model))),
     )
 

@@ -25,8 +25,8 @@ MOST_MAPS = 18
 CELL, LEFT, TOP, RIGHT = 0.25, 0.95, 0.56, 0.4  # inches; a cell has room for two digits
 
 Groups = dict[str, list[ModelFacts]]  # by method
-# A row of a map: module, share of colour of each head (None: unknown), texts in the cells, text.
-Row = tuple[str, Sequence[float] | None, Sequence[str], str]
+# A row of a map: module, share of colour of each head, texts in the cells, text beside them.
+Row = tuple[str, Sequence[float], Sequence[str], str]
 
 
 def _runs_text(runs: Sequence[object]) -> str:
@@ -38,7 +38,7 @@ def _draw_row(axes: Axes, y: float, row: Row, colour: str) -> None:
     name, shares, texts, aside = row
     centred, middle = {"va": "center", "ha": "center"}, y + CELL / 2
     axes.text(LEFT - 0.08, middle, short_module_name(name), color=INK, ha="right", va="center")
-    for head, (share, text) in enumerate(zip([] if shares is None else shares, texts)):
+    for head, (share, text) in enumerate(zip(shares, texts)):
         place, side = (LEFT + CELL * head + 0.015, y + 0.015), CELL - 0.03
         look = {"facecolor": (colour, float(share)), "edgecolor": MUTED, "linewidth": 0.5}
         axes.add_patch(Rectangle(place, side, side, **look))
@@ -170,7 +170,7 @@ def _layer_finding(method: str, models: Sequence[ModelFacts]) -> str:
 
 def layers_section(models: Sequence[ModelFacts]) -> Section | None:
     """The page's figure on layers; None without runs that removed enough."""
-    groups = measures.by_method(measures.with_removals(models, positions=False))
+    groups = measures.by_method(measures.with_removals(models))
     if not groups:
         return None
     found = {method: measures.removed_by_kind(group) for method, group in groups.items()}
@@ -259,8 +259,7 @@ def _replacements(module: AttentionFacts, run: Run | None) -> list[str]:
     """
     replaced = run.replaced.get(module.name, {}) if run else {}
     texts = {head: "–" if into is None else str(into) for head, (_, into) in replaced.items()}
-    gone = [] if module.head_mask is None else [not kept for kept in module.head_mask]
-    return [texts.get(head, "") if is_gone else "" for head, is_gone in enumerate(gone)]
+    return ["" if kept else texts.get(head, "") for head, kept in enumerate(module.head_mask)]
 
 
 def heads_section(models: Sequence[ModelFacts], runs: dict[str, Run]) -> Section:
@@ -271,10 +270,8 @@ def heads_section(models: Sequence[ModelFacts], runs: dict[str, Run]) -> Section
     for model in shown:
         rows: list[Row] = []
         for module in model.attention:
-            count = f"{module.heads_kept} of {module.num_heads} left"
-            aside = count if module.head_mask is None else ""
             texts = _replacements(module, runs.get(model.label))
-            rows.append((module.name, module.head_mask, texts, aside))
+            rows.append((module.name, module.head_mask, texts, ""))
         subtitle = f"{model.heads_kept} of {model.heads_total} heads"
         panels[f"Heads of {model.label}"] = _map(model.label, subtitle, rows, COLOURS[0])
     return Section(

@@ -60,15 +60,9 @@ def part_sparsity(model: ModelFacts, part: str) -> float:
     return 1 - int(degrees(model, part).sum()) / places
 
 
-def with_removals(models: Iterable[ModelFacts], positions: bool = True) -> list[ModelFacts]:
-    """The models that Figures 3 and 7 look at.
-
-    Args:
-        models: any.
-        positions: only those of which it is known which heads are gone.
-    """
-    found = [model for model in models if model.heads_removed >= MIN_REMOVED]
-    return [model for model in found if model.knows_positions or not positions]
+def with_removals(models: Iterable[ModelFacts]) -> list[ModelFacts]:
+    """The models that Figures 3 and 7 look at."""
+    return [model for model in models if model.heads_removed >= MIN_REMOVED]
 
 
 def by_method(models: Iterable[ModelFacts]) -> dict[str, list[ModelFacts]]:
@@ -128,7 +122,7 @@ def relative_importance(model: ModelFacts, before: Sequence[AttentionFacts]) -> 
     """Figure 7 left: mean importance of removed over that of kept heads, mean over the modules.
 
     Args:
-        model: of which the positions are known.
+        model: one that is pruned.
         before: the modules of the model that the training started from.
 
     Returns:

@@ -23,47 +23,20 @@ COMMON = [
     *("--optimizer", "adam", "--lr", "2e-3", "--weight-decay", "1e-4"),
     *("--label-smoothing", "0.1", "--max-tokens", "120", "--num-workers", "0"),
     *("--max-epoch", "2", "--no-epoch-checkpoints", "--no-progress-bar"),
-]
-CROSS_ENTROPY = ["--criterion", "label_smoothed_cross_entropy"]
-NEUROPRUNE = [
     *("--task", "translation_neuroprune"),
-    *("--criterion", "label_smoothed_cross_entropy_neuroprune"),
 ]
-PRUNED = ("--task", "translation_neuroprune", "--pruner")
+NEUROPRUNE = "--criterion label_smoothed_cross_entropy_neuroprune "
+PRUNER = "--criterion label_smoothed_cross_entropy --pruner "
+HEADS = NEUROPRUNE + "--attn-penalty-weight 0.01 --mlp-penalty-weight 0.1"
+HEADS += " --head-distance-threshold 0.33"
 METHODS = {  # the tiny corpus has 9 batches: 5 updates an epoch
-    "neuroprune": [
-        *(*NEUROPRUNE, "--attn-penalty-weight", "0.01", "--mlp-penalty-weight", "0.1"),
-        *("--head-distance-threshold", "0.33"),
-    ],
-    "target": [
-        *(*NEUROPRUNE, "--penalty-solver", "proximal", "--attn-penalty-weight", "0.01"),
-        *("--target-heads", "6", "--target-sparsity", "0.6", "--target-interval", "2"),
-    ],
-    "shrink": [
-        *(*NEUROPRUNE, "--attn-penalty-weight", "0.01", "--mlp-penalty-weight", "0.1"),
-        *("--head-distance-threshold", "0.33", "--shrink"),
-    ],
-    "dsp": [
-        "--task",
-        "translation_neuroprune",
-        "--pruner",
-        "dsp",
-        *CROSS_ENTROPY,
-        "--heads-to-keep",
-        "6",
-    ],
-    "michel": [
-        *(
-            "--task",
-            "translation_neuroprune",
-            "--pruner",
-            "michel",
-            *CROSS_ENTROPY,
-            "--heads-to-keep",
-            "6",
-        ),
-        *("--prune-updates", "8", "--prune-steps", "4", "--importance-recompute"),
-    ],
+    "neuroprune": HEADS,
+    "target": NEUROPRUNE + "--penalty-solver proximal --attn-penalty-weight 0.01"
+    " --target-heads 6 --target-sparsity 0.6 --target-interval 2",
+    "shrink": HEADS + " --shrink",
+    "dsp": PRUNER + "dsp --heads-to-keep 6",
+    "michel": PRUNER + "michel --heads-to-keep 6 --prune-updates 8 --prune-steps 4"
+    " --importance-recompute",
 }
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 ON_CPU = ["--distributed-world-size", "2", "--distributed-rank=-1", "--distributed-no-spawn"]
@@ -73,7 +46,7 @@ ON_CPU += ["--ddp-backend", "legacy_ddp"]
 
 def job(folder, data, name, method, workers, **settings):
     """A training that makes the same updates whether one or two workers make them."""
-    arguments = [data, *COMMON, *METHODS[method], "--update-freq", 2 // workers]
+    arguments = [data, *COMMON, *METHODS[method].split(), "--update-freq", 2 // workers]
     arguments += ["--save-dir", folder / name]
     log = folder / f"{name}.log"
     return {"arguments": [*map(str, arguments)], "log": str(log), "workers": workers, **settings}
