@@ -199,17 +199,31 @@ def read_epochs(path: str | Path) -> list[dict[str, Any]]:
     return [records[epoch] for epoch in sorted(records)]
 
 
-def read_speeds(path: Path) -> dict[str, Any] | None:
-    """A result of benchmarks/inference.py; None if the file is something else."""
+def read_object(path: str | Path, key: str, kind: type) -> dict[str, Any] | None:
+    """A file that is one JSON object.
+
+    Args:
+        path: the file.
+        key: what an object of this kind has.
+        kind: a class as above.
+
+    Returns:
+        The object; None if the file is something else.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(value, dict) or "best" not in value:
+    if not isinstance(value, dict) or key not in value:
         return None
-    if found := fault(value, Speeds):
+    if found := fault(value, kind):
         refuse(f"{path} {found}")
     return value
+
+
+def read_speeds(path: Path) -> dict[str, Any] | None:
+    """A result of benchmarks/inference.py; None if the file is something else."""
+    return read_object(path, "best", Speeds)
 
 
 _COLUMNS = {
