@@ -143,6 +143,7 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
 
 def _figure_6(args: argparse.Namespace) -> tuple[Callable, Callable]:
     """What draws the picture at a stem, and what writes its points to a path."""
+    from neuroprune_experiments.comparison import read_comparison
     from neuroprune_experiments.frontier.figures import draw_frontier, write_points
     from neuroprune_experiments.records import read_frontier
 
@@ -150,6 +151,8 @@ def _figure_6(args: argparse.Namespace) -> tuple[Callable, Callable]:
         refuse(f"--{named} goes with --x")
     if len(args.bands) == 1:
         refuse("--bands needs at least two edges, as in --bands 30,32,34")
+    if path := next(filter(read_comparison, args.results), None):
+        refuse(f"{path} is a comparison of speeds: draw it with --x speed")
     how = {"records": read_frontier(args.results), "edges": sorted(args.bands)}
     return partial(draw_frontier, **how), partial(write_points, **how)
 
