@@ -181,9 +181,8 @@ def speeds(
                 "engine": FAIRSEQ if is_fairseq else "CTranslate2",
                 "compute_type": "float32" if is_fairseq else kind,
                 **{**setting, "sentences": len(text.sources), "generation_seconds": seconds[name]},
-                "tokens_per_second": median(
-                    r["generated_tokens"] / r["generation_seconds"] for r in found
-                ),
+                "generated_tokens": found[0]["generated_tokens"],
+                "tokens_per_second": found[0]["generated_tokens"] / median(seconds[name]),
                 **ratios(seconds[args.baseline, kind], seconds[name]),
             }
             if args.fairseq:
@@ -239,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = compare(work, models, texts, args)
     versions = {"ctranslate2": ctranslate2.__version__, "sacrebleu": sacrebleu.__version__}
     result = {
-        "command": shlex.join([Path(sys.argv[0]).name, *(argv or sys.argv[1:])]),
+        "command": shlex.join(["python", "benchmarks/bleu_and_speed.py", *(argv or sys.argv[1:])]),
         **{"baseline": args.baseline, "data": args.data, **surroundings(), **versions},
         "rows": rows,
     }

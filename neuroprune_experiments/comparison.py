@@ -40,7 +40,8 @@ class ComparisonRow(TypedDict):
     batch_size: Count
     sentences: Count  # that were timed
     generation_seconds: list[Count]  # round by round
-    tokens_per_second: Count  # median of the rounds
+    generated_tokens: NotRequired[Count]  # with </s>; a model may say more than another
+    tokens_per_second: Count  # at the median of the seconds
     speedup: Count  # median over the rounds of the baseline's seconds / this model's
     speedup_range: list[Count]  # the lowest and the highest of these
     speedup_over_fairseq: NotRequired[Count]  # the same against the baseline in fairseq

@@ -22,7 +22,7 @@ from neuroprune_fairseq.files.errors import refuse
 Record = dict[str, Any]  # comparison.ComparisonRow, or records.FrontierRecord
 # What BLEU is drawn against: the record's entry, and what it is.
 AXES = {
-    "speed": ("speedup", "times as fast"),
+    "speed": ("speedup", "times as fast as the baseline"),
     "heads": ("heads_kept", "heads kept"),
     "sparsity": ("total_sparsity", "sparsity"),
 }
@@ -127,7 +127,7 @@ def _plot(axes: Axes, records: Sequence[Record], x: str, title: str, styles: Sty
         place = ([point.x for point in own], [point.bleu for point in own])
         axes.errorbar(*place, **bars, **style, label=method, capsize=3, elinewidth=1)
     axes.set(xlabel=AXES[x][1], ylabel="BLEU (test)")
-    axes.set_title(title, fontsize="medium")
+    axes.set_title(title, fontsize="small")
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
 
