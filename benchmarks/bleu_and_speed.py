@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 FAIRSEQ = "fairseq"
 COUNT = number(int, 1, 10**9, "a whole number above 0")
+Rounds = dict[tuple[str, str], list[dict[str, Any]]]
 Translate = Callable[[], dict[str, Any]]  # returns generation_seconds and generated_tokens
 
 
@@ -150,45 +151,53 @@ def _in_engine(
 
 def speeds(
     work: Work, models: Sequence[Contestant], text: Text, args: Any, beam: int, batch_size: int
-) -> list[dict[str, Any]]:
-    """Rows of all models at a beam and batch size, without their BLEU."""
+) -> Rounds:
+    """What each model did in each round, by its label and its compute type, or fairseq."""
     from neuroprune_experiments.provenance import hardware
 
     kinds = [*args.compute_types, *([FAIRSEQ] if args.fairseq else [])]
+    names = [(one.label, kind) for kind in kinds for one in models]
+    of_label = {one.label: one for one in models}
 
     def measured() -> list[list[dict[str, Any]]]:
         runs = {}
-        for kind in kinds:
-            for one in models:
-                make = _in_fairseq if kind == FAIRSEQ else partial(_in_engine, kind=kind)
-                runs[one.label, kind] = make(one, text, args, beam, batch_size)
-        what = f"beam {beam}, batch {batch_size}"
-        return list(take_turns(runs, args.rounds, what).values())
+        for label, kind in names:
+            make = _in_fairseq if kind == FAIRSEQ else partial(_in_engine, kind=kind)
+            runs[label, kind] = make(of_label[label], text, args, beam, batch_size)
+        return list(take_turns(runs, args.rounds, f"beam {beam}, batch {batch_size}").values())
 
-    setting = {"beam": beam, "batch_size": batch_size, "threads": args.threads}
-    of = {"kinds": kinds, "text": text.digest(), "rounds": args.rounds, "hardware": hardware()}
-    part = {"speeds": [one.digest for one in models], **of, **setting}
-    names = [(one.label, kind) for kind in kinds for one in models]
-    rounds = dict(zip(names, work.once(part, measured), strict=True))
+    machine = {**hardware(), "threads": args.threads}
+    setting = {"beam": beam, "batch_size": batch_size, "rounds": args.rounds, "kinds": kinds}
+    of = {"speeds": [one.digest for one in models], "text": text.digest(), "hardware": machine}
+    return dict(zip(names, work.once({**of, **setting}, measured), strict=True))
+
+
+def rows_of(
+    rounds: Rounds, models: Sequence[Contestant], baseline: str, setting: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """A row for each model and compute type, without its BLEU.
+
+    Args:
+        rounds: as :func:`speeds` returns it.
+        models: in the order of the rows.
+        baseline: label of the model that speeds are compared with.
+        setting: what all of them have in common.
+    """
     seconds = {n: [r["generation_seconds"] for r in found] for n, found in rounds.items()}
-    rows = []
-    for one in models:
-        for kind in kinds:
-            name, found = (one.label, kind), rounds[one.label, kind]
-            is_fairseq = kind == FAIRSEQ
-            row = {
-                **one.facts,
-                "engine": FAIRSEQ if is_fairseq else "CTranslate2",
-                "compute_type": "float32" if is_fairseq else kind,
-                **{**setting, "sentences": len(text.sources), "generation_seconds": seconds[name]},
-                "generated_tokens": found[0]["generated_tokens"],
-                "tokens_per_second": found[0]["generated_tokens"] / median(seconds[name]),
-                **ratios(seconds[args.baseline, kind], seconds[name]),
-            }
-            if args.fairseq:
-                slow = seconds[args.baseline, FAIRSEQ]
-                row["speedup_over_fairseq"] = ratios(slow, seconds[name])["speedup"]
-            rows.append(row)
+    facts, rows = {one.label: one.facts for one in models}, []
+    for label, kind in sorted(rounds, key=lambda name: [*facts].index(name[0])):
+        own, tokens = seconds[label, kind], rounds[label, kind][0]["generated_tokens"]
+        in_fairseq = {"engine": FAIRSEQ, "compute_type": "float32"}
+        row = {
+            **facts[label],
+            **(in_fairseq if kind == FAIRSEQ else {"engine": "CTranslate2", "compute_type": kind}),
+            **{**setting, "generation_seconds": own, "generated_tokens": tokens},
+            "tokens_per_second": tokens / median(own),
+            **ratios(seconds[baseline, kind], own),
+        }
+        if slow := seconds.get((baseline, FAIRSEQ)):
+            row["speedup_over_fairseq"] = ratios(slow, own)["speedup"]
+        rows.append(row)
     return rows
 
 
@@ -210,7 +219,11 @@ def compare(
         for batch_size in args.batches:
             most = args.sentences if batch_size > 1 else args.single_sentences
             timed = [[each[i] for i in order[:most]] for each in (last.sources, last.references)]
-            found = speeds(work, models, Text(last.subset, *timed), args, beam, batch_size)
+            text = Text(last.subset, *timed)
+            rounds = speeds(work, models, text, args, beam, batch_size)
+            setting = {"beam": beam, "batch_size": batch_size, "threads": args.threads}
+            setting["sentences"] = len(text.sources)
+            found = rows_of(rounds, models, args.baseline, setting)
             # fairseq has the BLEU of the fp32 export, which translates as it does.
             rows += [{**r, **bleu.get((r["label"], beam, r["compute_type"]), {})} for r in found]
     return rows

@@ -77,7 +77,7 @@ class Contestant:
     label: str
     checkpoint: Path | None
     folder: Path  # of the export
-    digest: str  # of its files
+    digest: str  # of all its files
     facts: Result  # that its rows begin with
 
 
@@ -123,10 +123,14 @@ def contestant(work: Work, entry: Mapping[str, Any], data: str) -> Contestant:
         facts = work.once(of_file, lambda: _what_is_left(checkpoint))
         facts = {**facts, "checkpoint": str(checkpoint)}
     folder = Path(entry["engine"]) if "engine" in entry else _export(work, checkpoint, data)
-    of_folder = digest(*(p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()))
+    files = [
+        *sorted(p for p in folder.iterdir() if p.is_file()),
+        *([checkpoint] * bool(checkpoint)),
+    ]
     own = {key: entry[key] for key in ("method", "settings", "seed") if key in entry}
     facts = {"label": entry["name"], **facts, **own, "engine_folder": str(folder)}
-    return Contestant(entry["name"], checkpoint, folder, of_folder, facts)
+    of_files = digest(*(path.read_bytes() for path in files))
+    return Contestant(entry["name"], checkpoint, folder, of_files, facts)
 
 
 @dataclass(frozen=True)
