@@ -23,7 +23,7 @@ def _batches(sentences: list[list[int]], batch_size: int) -> list[list[list[int]
     return [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
 
 
-def _fairseq(path: str, threads: int, device: str) -> tuple[Run, Callable[[Job], dict]]:
+def fairseq_translator(path: str, threads: int, device: str) -> tuple[Run, Callable[[Job], dict]]:
     """fairseq's own model and beam search, set up as fairseq-generate sets them up."""
     import torch
     from fairseq.data import data_utils
@@ -108,7 +108,7 @@ def main() -> None:
     path, threads, device = settings["path"], settings["threads"], settings["device"]
     profile = None
     if settings["engine"] == "fairseq":
-        run, profile = _fairseq(path, threads, device)
+        run, profile = fairseq_translator(path, threads, device)
     else:
         run = _ctranslate2(path, threads, settings["workers"], device, settings["compute_type"])
     answers = sys.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,67 @@ def read_sources(data: str | Path, subset: str) -> list[list[str]]:
         return [[dictionary[i] for i in sentence.tolist()[:-1]] for sentence in sentences]
 
 
+def load(folder: str | Path, threads: int, compute_type: str = "default") -> Any:
+    """The translator of an exported model, on the CPU: as many workers of one thread as asked for.
+
+    Args:
+        folder: exported model.
+        threads: in all.
+        compute_type: CTranslate2's; "default" is that of the stored weights.
+
+    Raises:
+        SystemExit: one line that names the folder.
+    """
+    with refusing(f"--engine {folder}: no model that neuroprune-export made"):
+        return ctranslate2.Translator(
+            *(str(folder), "cpu"),
+            **{"compute_type": compute_type, "inter_threads": threads, "intra_threads": 1},
+        )
+
+
+def timed(
+    engine: Any, sources: Sequence[Sequence[str]], beam: int, batch_size: int, lenpen: float = 1.0
+) -> tuple[list[list[str]], dict[str, Any]]:
+    """Translate, as fairseq-generate would, and take the time.
+
+    Args:
+        engine: as :func:`load` returns it.
+        sources: pieces of each sentence, without </s>.
+        beam, batch_size, lenpen: as fairseq-generate takes them.
+
+    Returns:
+        The pieces of the translations, and what evaluation.read_speed returns. Tokens are counted
+        as by fairseq-generate, </s> included.
+    """
+    start = time.perf_counter()
+    found = engine.translate_batch(
+        sources,
+        beam_size=beam,
+        length_penalty=lenpen,
+        max_batch_size=batch_size,
+        max_decoding_length=LONGEST,
+        max_input_length=0,
+        use_vmap=True,  # the shortlist, where the export has one
+    )
+    seconds = time.perf_counter() - start
+    pieces = [each.hypotheses[0] for each in found]
+    tokens = sum(len(each) + 1 for each in pieces)
+    return pieces, {
+        "generation_seconds": round(seconds, 4),
+        "generated_tokens": tokens,
+        "tokens_per_second": round(tokens / seconds, 2),
+    }
+
+
+def detokenised(pieces: Sequence[Sequence[str]]) -> list[str]:
+    """Text of sentencepiece's pieces, as fairseq-generate's --post-process makes it."""
+    return [data_utils.post_process(" ".join(each), "sentencepiece") for each in pieces]
+
+
 def translate(
     folder: Path, data: str | Path, settings: GenerationSettings
 ) -> tuple[list[str], dict[str, Any]]:
-    """Translate on the CPU, with as many workers of one thread as fairseq-generate has threads.
+    """Translate on the CPU, with as many threads as fairseq-generate has.
 
     Args:
         folder: exported model.
@@ -40,9 +98,7 @@ def translate(
         settings: subset, beam, lenpen and batch_size; ``flags`` must be empty.
 
     Returns:
-        The translations, detokenised, and what evaluation.read_speed returns, with the engine's
-        name and settings. Tokens are counted as by fairseq-generate, </s> included; the time is
-        that of translating, loading excluded.
+        The translations, detokenised, and the speed, with the engine's name and settings.
 
     Raises:
         SystemExit: one line that names the flag.
@@ -50,27 +106,12 @@ def translate(
     if settings.flags:
         refuse(f"--engine passes nothing on to fairseq-generate; drop {settings.flags[0]}")
     sources, threads = read_sources(data, settings.subset), torch.get_num_threads()
-    with refusing(f"--engine {folder}: no model that neuroprune-export made"):
-        engine = ctranslate2.Translator(
-            str(folder), device="cpu", inter_threads=threads, intra_threads=1
-        )
-    start = time.perf_counter()
-    found = engine.translate_batch(
-        sources,
-        beam_size=settings.beam,
-        length_penalty=settings.lenpen,
-        max_batch_size=settings.batch_size,
-        max_decoding_length=LONGEST,
-        max_input_length=0,
-    )
-    seconds = time.perf_counter() - start
-    pieces = [each.hypotheses[0] for each in found]
-    tokens = sum(len(each) + 1 for each in pieces)
-    facts = {"compute_type": engine.compute_type, "inter_threads": threads, "intra_threads": 1}
-    return [data_utils.post_process(" ".join(each), "sentencepiece") for each in pieces], {
-        "engine": f"CTranslate2 {engine.compute_type}",
-        "engine_settings": {**facts, "version": ctranslate2.__version__, "folder": str(folder)},
-        "generation_seconds": round(seconds, 4),
-        "generated_tokens": tokens,
-        "tokens_per_second": round(tokens / seconds, 2),
+    engine = load(folder, threads)
+    pieces, speed = timed(engine, sources, settings.beam, settings.batch_size, settings.lenpen)
+    return detokenised(pieces), {
+        "engine": "CTranslate2",
+        "compute_type": engine.compute_type,
+        "engine_settings": {"version": ctranslate2.__version__, "folder": str(folder)},
+        "threads": threads,
+        **speed,
     }

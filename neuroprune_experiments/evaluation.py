@@ -229,7 +229,11 @@ def _generated(
     hypotheses = read_hypotheses(output)
     if len(hypotheses) != sentences:
         refuse(f"{output}: {len(hypotheses)} translations, but {sentences} references")
-    return hypotheses, {"engine": "fairseq", **read_speed(output)}
+    half = {"--fp16": "float16", "--bf16": "bfloat16"}
+    kind = next((half[flag] for flag in settings.flags if flag in half), "float32")
+    # The other process takes OpenMP's number of threads from the same environment.
+    facts = {"engine": "fairseq", "compute_type": kind, "threads": torch.get_num_threads()}
+    return hypotheses, {**facts, **read_speed(output)}
 
 
 def _facts(checkpoint: Path, model: nn.Module) -> dict[str, Any]:
@@ -289,6 +293,7 @@ def evaluate(
                 from neuroprune_experiments.engine import translate
 
                 found = translate(engine, data, each)
-            how = {"subset": each.subset, "generation_settings": each.arguments()}
+            how = {"subset": each.subset, "beam": each.beam, "batch_size": each.batch_size}
+            how["generation_settings"] = each.arguments()
             records.append({**bleu_scores(found[0], expected), **found[1], **how, **facts})
     return records

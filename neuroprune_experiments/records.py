@@ -29,20 +29,30 @@ Share = Annotated[float, (0, 1)]
 Count = Annotated[float, (0, 1e15)]
 
 
-class Evaluation(TypedDict):
+class Translation(TypedDict):
+    """BLEU and speed of one and the same run."""
+
+    bleu: Bleu  # detokenised, mixed case
+    engine: NotRequired[str]  # that translated: fairseq, or one that neuroprune-export writes for
+    compute_type: NotRequired[str]  # float32, int8_float32 ...: what its matrix products take
+    threads: NotRequired[Count]
+    beam: NotRequired[Count]
+    batch_size: NotRequired[Count]  # most sentences
+    generation_seconds: Count  # without loading
+    generated_tokens: NotRequired[Count]  # with </s>
+    tokens_per_second: NotRequired[Count]
+
+
+class Evaluation(Translation):
     """A line of evaluate.sh."""
 
     label: str
-    bleu: Bleu  # detokenised, mixed case
     heads_kept: Count
     heads_total: Count
     heads_kept_per_module: Annotated[dict[str, Count], "some"]  # in forward order
     attn_sparsity: Share  # zeros among the q, k, v weights; (fc1, fc2 weights); all of these
     mlp_sparsity: Share
     total_sparsity: Share
-    generation_seconds: Count
-    tokens_per_second: NotRequired[Count]
-    engine: NotRequired[str]  # that translated: fairseq, or one that neuroprune-export writes for
     train_seconds: NotRequired[Count]
 
 
@@ -189,17 +199,31 @@ def read_epochs(path: str | Path) -> list[dict[str, Any]]:
     return [records[epoch] for epoch in sorted(records)]
 
 
-def read_speeds(path: Path) -> dict[str, Any] | None:
-    """A result of benchmarks/inference.py; None if the file is something else."""
+def read_object(path: str | Path, key: str, kind: type) -> dict[str, Any] | None:
+    """A file that is one JSON object.
+
+    Args:
+        path: the file.
+        key: what an object of this kind has.
+        kind: a class as above.
+
+    Returns:
+        The object; None if the file is something else.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(value, dict) or "best" not in value:
+    if not isinstance(value, dict) or key not in value:
         return None
-    if found := fault(value, Speeds):
+    if found := fault(value, kind):
         refuse(f"{path} {found}")
     return value
+
+
+def read_speeds(path: Path) -> dict[str, Any] | None:
+    """A result of benchmarks/inference.py; None if the file is something else."""
+    return read_object(path, "best", Speeds)
 
 
 _COLUMNS = {
@@ -217,12 +241,22 @@ _COLUMNS = {
 
 def _speed(record: Mapping[str, Any]) -> dict[str, str]:
     found = record.get("tokens_per_second")
-    return {"tokens_per_second": "-" if found is None else f"{found:,.0f}"}
+    shown = {"tokens_per_second": "-" if found is None else f"{found:,.0f}"}
+    return {**shown, "engine": translated_by(record)}
+
+
+def translated_by(record: Mapping[str, Any]) -> str:
+    """What a Translation was measured with, as far as it says: 'fairseq float32, beam 5'."""
+    texts = [" ".join([record.get("engine", "fairseq"), record.get("compute_type", "")]).strip()]
+    for name in ("beam", "batch_size", "threads"):
+        if name in record:
+            texts.append(f"{name.partition('_')[0]} {record[name]:g}")
+    return ", ".join(texts)
 
 
 def evaluation_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
     """What is shown of evaluations: a row of titles, then one for each."""
-    shown = ({"train_seconds": "-", "engine": "fairseq", **r, **_speed(r)} for r in records)
+    shown = ({"train_seconds": "-", **r, **_speed(r)} for r in records)
     return [[*_COLUMNS], *([text.format(**r) for text in _COLUMNS.values()] for r in shown)]
 
 

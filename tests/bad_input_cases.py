@@ -12,6 +12,7 @@ TEXT = "--out out --source-lang de --target-lang en --vocab-size 60 --workers 1"
 TEXTS = f"{TEXT} --train-pref raw/train --valid-pref raw/valid --test-pref raw/test"
 STUDIES = "run --method dsp --grid heads-to-keep=2 --data corpus --pretrained good.pt --out study"
 IWSLT = "--out out --archive"
+SPEEDS = "--data corpus --subset test --baseline a --work work --output o.json --models a=good.pt"
 
 PROFILE = "--data corpus --out out.json --length 2 --sentences 2 --rounds 1"
 
@@ -154,6 +155,30 @@ CASES = [
     Case("frontier", "plot good.jsonl --out p --bands a", "--bands: a must be a BLEU between"),
     Case("frontier", "plot good.jsonl --out no/p", "no is no folder that can be written to"),
     Case("frontier", "plot good.jsonl --out p", "--out p cannot be written; make room", disk=1000),
+    Case("frontier", "plot good.jsonl --out p --x speed", "--x speed: a has none; benchmarks/bleu"),
+    Case("frontier", "plot good.jsonl --out p --x cost", "--x: invalid choice: 'cost'"),
+    Case("frontier", "plot good.jsonl --out p --beam 5", "--beam goes with --x"),
+    Case("frontier", "plot speeds.json --out p", "speeds.json is a comparison .* --x speed"),
+    Case("frontier", "plot speeds.json --out p --x heads", "--x heads: a has none; a checkpoint"),
+    Case("frontier", "plot speeds.json --out p --x speed --beam 3", "--beam 3: .* results of 5"),
+    Case("frontier", "plot speeds.json --out p --x speed --beam 0", "--beam: 0 must be a whole"),
+    Case("frontier", "plot slow.json --out p --x speed", "no number in 'rows.1.speedup'"),
+    Case("neuroprune-report", "--results slow.json --out out", "no number in 'rows.1.speedup'"),
+    Case("bleu_and_speed", f"{SPEEDS} --baseline b", "--baseline b is none of the models"),
+    Case("bleu_and_speed", f"{SPEEDS} a=good.pt", "'a' stands for more than one model"),
+    Case("bleu_and_speed", f"{SPEEDS} b", "--models b: must be NAME=PATH, or one JSON file"),
+    Case("bleu_and_speed", f"{SPEEDS} b=no.pt", "no.pt: no such checkpoint"),
+    Case("bleu_and_speed", f"{SPEEDS} b=raw", "raw: no model that neuroprune-export made"),
+    Case("bleu_and_speed", f"{SPEEDS} --models file", "--models file cannot be read as JSON"),
+    Case("bleu_and_speed", f"{SPEEDS} --models models.json", "'a' has neither 'checkpoint' nor"),
+    Case("bleu_and_speed", f"{SPEEDS} --models speeds.json", "has no list in 'models'"),
+    Case("bleu_and_speed", f"{SPEEDS} --beams 5,5", "--beams: '5,5' must be different numbers"),
+    Case("bleu_and_speed", f"{SPEEDS} --compute-types int3", "int3 is none of "),
+    Case("bleu_and_speed", f"{SPEEDS} --rounds 0", "--rounds: 0 must be a whole number above 0"),
+    Case("bleu_and_speed", f"{SPEEDS} --output file", "--output file exists; --overwrite"),
+    Case("bleu_and_speed", f"{SPEEDS} --output no/o.json", "--output no/o.json: no is no folder"),
+    Case("bleu_and_speed", f"{SPEEDS} --work file/work", "--work file/work cannot be made; name"),
+    Case("bleu_and_speed", f"{SPEEDS} --subset no", "--subset no: corpus holds no binarised"),
     Case("frontier", "plot good.jsonl", "arguments are required: --out"),
     Case("frontier", "table good.jsonl -- --cpu", "table passes nothing on"),
     Case("frontier", f"{STUDIES} --method magic", "--method: invalid choice: 'magic'"),

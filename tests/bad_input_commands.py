@@ -25,8 +25,9 @@ from neuroprune_fairseq.cli import profile as profile
 from neuroprune_fairseq.cli import user_dir as cli
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "data-prep"))
+sys.path += [str(ROOT / "data-prep"), str(ROOT / "benchmarks")]
 
+import bleu_and_speed  # noqa: E402
 import iwslt14  # noqa: E402
 import multi30k  # noqa: E402
 import text  # noqa: E402
@@ -106,6 +107,7 @@ COMMANDS = {
     **{"fairseq-train": run_train, "compact": compact.main, "export": export.main},
     **{"frontier": frontier.main, "user-dir": cli.user_dir, "evaluate": _evaluate},
     **{"neuroprune-report": report.main, "profile": profile.main},
+    "bleu_and_speed": bleu_and_speed.main,
     **{"table": table.main, "model_flags": _program("model_flags.py")},
     **{f"{name}.sh": _script(name) for name in SCRIPTS},
 }

@@ -29,6 +29,11 @@ RECORD = {
     **{"attn_sparsity": 0.1, "mlp_sparsity": 0.2, "total_sparsity": 0.15},
     "generation_seconds": 2.0,
 }
+SPEED = {
+    **{"label": "a", "method": "dsp", "bleu": 30.0, "engine": "CTranslate2", "beam": 5},
+    **{"compute_type": "int8", "threads": 1, "batch_size": 64, "sentences": 9, "speedup": 2.0},
+    **{"generation_seconds": [1.0], "tokens_per_second": 9.0, "speedup_range": [2.0, 2.0]},
+}
 
 
 class Payload:
@@ -141,6 +146,9 @@ def _make_results(folder: Path) -> None:
         "fields": '{"bleu": 1}\n',
     }.items():
         (folder / f"{name}.jsonl").write_text(content)
+    (folder / "speeds.json").write_text(json.dumps({"rows": [SPEED]}))
+    (folder / "slow.json").write_text(json.dumps({"rows": [{**SPEED, "speedup": "twice"}]}))
+    (folder / "models.json").write_text(json.dumps([{"name": "a"}]))
     (folder / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
 
 

@@ -7,9 +7,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from neuroprune_experiments import require
+from neuroprune_experiments.flags import list_of, number
 from neuroprune_experiments.frontier.methods import METHODS, Plan, parse_grid
 from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
 
@@ -32,36 +35,13 @@ Optuna's database for workers without a common file system, such as postgresql:/
 (default: study.db in RUN_DIR, which is SQLite: all workers must see RUN_DIR)"""
 
 
-def _number(kind: Callable, low: float, high: float, text: str) -> Callable[[str], float]:
-    """An argparse type: a number within bounds, ``text`` says which."""
-
-    def parse(value: str) -> float:
-        try:
-            number = kind(value)
-        except ValueError:
-            number = None
-        if number is None or not low <= number <= high:
-            raise argparse.ArgumentTypeError(f"{value} must be {text}")
-        return number
-
-    return parse
-
-
-def _list_of(kind: Callable[[str], float]) -> Callable[[str], list]:
-    def parse(value: str) -> list:
-        found = [kind(part) for part in value.split(",") if part.strip()]
-        if not found or len({*found}) < len(found):
-            raise argparse.ArgumentTypeError(f"{value!r} must be different numbers, as in 1,2,3")
-        return found
-
-    return parse
-
-
-_COUNT = _number(int, 1, 10**9, "a whole number above 0")
-_SEEDS = _list_of(_number(int, 0, 2**31, "a whole number of at least 0"))
-_TOLERANCE = _number(float, 0.0, 1e9, "a number of at least 0")
-_BANDS = _list_of(_number(float, 0, 100, "a BLEU between 0 and 100"))
-_HEADS = _list_of(_number(int, 0, 10**9, "a number of heads"))
+_COUNT = number(int, 1, 10**9, "a whole number above 0")
+_SEEDS = list_of(number(int, 0, 2**31, "a whole number of at least 0"))
+_TOLERANCE = number(float, 0.0, 1e9, "a number of at least 0")
+_BANDS = list_of(number(float, 0, 100, "a BLEU between 0 and 100"))
+# What a picture of BLEU against speed, sparsity or heads can be narrowed to, by flag.
+ONLY = {"engine": str, "compute-type": str, "beam": _COUNT, "batch-size": _COUNT}
+_HEADS = list_of(number(int, 0, 10**9, "a number of heads"))
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("results", nargs="+", metavar="RESULTS", help="results.jsonl of a study")
     plot.add_argument("--out", required=True, metavar="PREFIX", help="PREFIX.png, .svg and .csv")
     plot.add_argument("--overwrite", action="store_true", help="replace them if they exist")
+    axis = "BLEU against the speed-up that benchmarks/bleu_and_speed.py measured, sparsity or heads"
+    plot.add_argument("--x", choices=["speed", "sparsity", "heads"], help=f"draw only {axis}")
+    for flag, kind in ONLY.items():
+        only = f"draw only results of this {flag.replace('-', ' ')}, with --x"
+        plot.add_argument(f"--{flag}", type=kind, metavar="VALUE", help=only)
     edges = "edges of the validation BLEU bands (default: three, from 80 %% of the best up)"
     plot.add_argument("--bands", type=_BANDS, default=[], metavar="BLEU,BLEU", help=edges)
     table = commands.add_parser("table", help="best BLEU by number of heads; hypervolumes")
@@ -156,13 +141,40 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
         raise SystemExit(130) from None
 
 
-def _plot(args: argparse.Namespace, flags: Sequence[str]) -> None:
+def _figure_6(args: argparse.Namespace) -> tuple[Callable, Callable]:
+    """What draws the picture at a stem, and what writes its points to a path."""
+    from neuroprune_experiments.comparison import read_comparison
     from neuroprune_experiments.frontier.figures import draw_frontier, write_points
     from neuroprune_experiments.records import read_frontier
 
+    if named := next((flag for flag in ONLY if _given(args, flag) is not None), None):
+        refuse(f"--{named} goes with --x")
     if len(args.bands) == 1:
         refuse("--bands needs at least two edges, as in --bands 30,32,34")
-    records = read_frontier(args.results)
+    if path := next(filter(read_comparison, args.results), None):
+        refuse(f"{path} is a comparison of speeds: draw it with --x speed")
+    how = {"records": read_frontier(args.results), "edges": sorted(args.bands)}
+    return partial(draw_frontier, **how), partial(write_points, **how)
+
+
+def _given(args: argparse.Namespace, flag: str) -> Any:
+    return getattr(args, flag.replace("-", "_"))
+
+
+def _tradeoff(args: argparse.Namespace) -> tuple[Callable, Callable]:
+    """As :func:`_figure_6`, for ``--x``."""
+    from neuroprune_experiments.frontier import tradeoff
+
+    records = tradeoff.read_tradeoff(args.results)
+    for flag in ONLY:
+        records = tradeoff.narrowed(records, flag, _given(args, flag))
+    tradeoff.check_axis(records, args.x)
+    how = {"records": records, "x": args.x}
+    return partial(tradeoff.draw_tradeoff, **how), partial(tradeoff.write_tradeoff, **how)
+
+
+def _plot(args: argparse.Namespace, flags: Sequence[str]) -> None:
+    draw, write = _tradeoff(args) if args.x else _figure_6(args)
     targets = [Path(f"{args.out}.{suffix}") for suffix in ("png", "svg", "csv")]
     folder = targets[0].parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -171,8 +183,8 @@ def _plot(args: argparse.Namespace, flags: Sequence[str]) -> None:
     if taken and not args.overwrite:
         refuse(f"--out {args.out}: {taken[0]} exists; --overwrite replaces it")
     with refusing(f"--out {args.out} cannot be written; make room or name another", OSError):
-        print("Picture:", *draw_frontier(records, args.out, sorted(args.bands)))
-        print("Points:", write_points(records, targets[2], sorted(args.bands)))
+        print("Picture:", *draw(stem=args.out))
+        print("Points:", write(path=targets[2]))
 
 
 def _table(args: argparse.Namespace, flags: Sequence[str]) -> None:

@@ -41,6 +41,7 @@ class Contents:
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # records.Evaluation
     frontier: list[dict[str, Any]] = field(default_factory=list)  # records.FrontierRecord
     speeds: list[dict[str, Any]] = field(default_factory=list)  # records.Speeds
+    comparisons: list[dict[str, Any]] = field(default_factory=list)  # comparison.Comparison
     before: tuple[AttentionFacts, ...] = ()  # the modules that pruning started from
 
 
@@ -56,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     text = "show the course of further trainings, from neuroprune.jsonl and train.log"
     add("--run", **several, type=Path, metavar="SAVE_DIR", help=text)
-    text = "results of evaluate.sh, neuroprune-frontier or benchmarks/inference.py"
+    text = (
+        "results of evaluate.sh, neuroprune-frontier, benchmarks/bleu_and_speed.py or inference.py"
+    )
     add("--results", **several, type=Path, metavar="FILE", help=text)
     text = "the model that pruning started from, for the importance of removed heads"
     add("--pretrained", type=Path, metavar="CHECKPOINT", help=text)
@@ -162,12 +165,15 @@ def read_all(args: argparse.Namespace) -> Contents:
     from tqdm import tqdm
 
     from neuroprune_experiments import records
+    from neuroprune_experiments.comparison import read_comparison
     from neuroprune_experiments.report.facts import read_model
 
     labels, contents = labels_for(args.checkpoints, args.labels), Contents()
-    for path in args.results:  # of three kinds, told apart by what they hold
+    for path in args.results:  # of four kinds, told apart by what they hold
         if speeds := records.read_speeds(path):
             contents.speeds.append(speeds)
+        elif comparison := read_comparison(path):
+            contents.comparisons.append(comparison)
         else:
             found = records.read_evaluations(path)
             contents.evaluations += found
@@ -204,7 +210,7 @@ def make_sections(contents: Contents) -> list[Section]:
     found += [
         outcome.training_section([run for run in runs if run in longest.values()]),
         outcome.frontier_section(contents.evaluations, contents.frontier),
-        outcome.speed_section(contents.speeds),
+        outcome.speed_section(contents.speeds, contents.comparisons),
     ]
     return [section for section in found if section]
 

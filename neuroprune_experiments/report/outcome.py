@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from neuroprune_experiments.comparison import comparison_rows
 from neuroprune_experiments.figures import COLOURS
 from neuroprune_experiments.frontier.figures import frontier_panels
+from neuroprune_experiments.frontier.tradeoff import tradeoff_panels
 from neuroprune_experiments.records import evaluation_rows
 from neuroprune_experiments.report.page import INK, MUTED, Draw, Picture, Section, Table, shorten
 from neuroprune_experiments.report.runs import SPARSITIES, Run
@@ -137,17 +139,23 @@ def frontier_section(
     )
 
 
+def _place(result: dict[str, Any]) -> str:
+    """The machine, as far as it is known, behind a comma."""
+    hardware = result.get("hardware", {})
+    where = [str(hardware[key]) for key in ("cpu", "gpu") if hardware.get(key)]
+    where += [f"{hardware['cores']} cores"] if hardware.get("cores") else []
+    return f", on {', '.join(where)}" if where else ""
+
+
 def _conditions(result: dict[str, Any]) -> str:
     """What was measured, and where."""
-    settings, hardware = result.get("settings", {}), result.get("hardware", {})
+    settings = result.get("settings", {})
     what = str(settings.get("pruned") or "model")
     if arch := settings.get("arch"):  # no trained model, but one cut at random
         shares = ((part, settings.get(part)) for part in ("heads", "neurons"))
         texts = [f"{share:.0%} of {part}" for part, share in shares if isinstance(share, float)]
         what = ", ".join([str(arch), *texts])
-    where = [str(hardware[key]) for key in ("cpu", "gpu") if hardware.get(key)]
-    where += [f"{hardware['cores']} cores"] if hardware.get("cores") else []
-    return f"{what}, on {', '.join(where)}" if where else what
+    return what + _place(result)
 
 
 def _speed_table(result: dict[str, Any]) -> Table:
@@ -168,11 +176,30 @@ def _speed_table(result: dict[str, Any]) -> Table:
     return Table(_conditions(result), rows)
 
 
-def speed_section(speeds: Sequence[dict[str, Any]]) -> Section | None:
-    """The page's speed tables; None without measurements."""
-    if not speeds:
+def _comparison_pictures(comparisons: Sequence[dict[str, Any]]) -> list[Picture]:
+    """BLEU against speed, a picture for each file."""
+    pictures = []
+    for number, comparison in enumerate(comparisons, start=1):
+        scored = [row for row in comparison["rows"] if "bleu" in row]
+        name = "bleu-speed" if number == 1 else f"bleu-speed-{number}"
+        if scored:
+            pictures.append(Picture(name, tradeoff_panels(scored, "speed"), 3.8, columns=2))
+    return pictures
+
+
+def _comparison_table(result: dict[str, Any]) -> Table:
+    base = f"speed-up over {result['baseline']}" if "baseline" in result else "speed-up"
+    return Table(base + _place(result), comparison_rows(result["rows"]))
+
+
+def speed_section(
+    speeds: Sequence[dict[str, Any]], comparisons: Sequence[dict[str, Any]] = ()
+) -> Section | None:
+    """The page's speed tables and BLEU against speed; None without measurements."""
+    if not speeds and not comparisons:
         return None
     return Section(
         "speed",
-        tables=[_speed_table(result) for result in speeds],
+        pictures=_comparison_pictures(comparisons),
+        tables=[*map(_speed_table, speeds), *map(_comparison_table, comparisons)],
     )

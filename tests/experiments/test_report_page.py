@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 from test_frontier import refusal, result
+from test_tradeoff import ROWS
 
 from neuroprune_experiments.report import weights
 from neuroprune_experiments.report.command import FIGURES, main
@@ -196,6 +197,22 @@ def test_results_are_tables(page):
     assert row[1:] == ["1", "100 (1.00 ×)", "1,234 (1.00 ×)", "300"]
     captions = map(text_of, page.iter(f"{XHTML}caption"))
     assert "a_to_z, 50% of heads, 10% of neurons, on C, 2 cores" in captions
+
+
+def test_bleu_stands_beside_the_speed_of_the_same_run(tmp_path):
+    path, out = tmp_path / "speeds.json", tmp_path / "out"
+    found = {"baseline": "dense", "hardware": {"cpu": "C", "cores": 2}, "rows": ROWS}
+    path.write_text(json.dumps(found))
+    main(["--results", str(path), "--out", str(out)])
+    names = {file.name for file in out.iterdir()}
+    assert names == {"index.html", "bleu-speed.png", "bleu-speed.svg"}
+    made = ElementTree.parse(out / "index.html").getroot()
+    [rows] = tables(made, "speed")
+    cells = dict(zip(rows[0], rows[2]))
+    assert (cells["model"], cells["BLEU"], cells["speed-up"]) == ("a-1", "35.00", "2.00")
+    assert cells["engine"] == "CTranslate2 int8"
+    captions = [text_of(caption) for caption in made.iter(f"{XHTML}caption")]
+    assert captions == ["speed-up over dense, on C, 2 cores"]
 
 
 @pytest.fixture
