@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Fine-tunes a pretrained Transformer until it has as many zeros, or heads, as you ask for. This
+# Fine-tunes a pretrained Transformer until it is as fast, or as sparse, as you ask for. This
 # is the recommended way to prune.
 #
 # usage: finetune_targets.sh --data DIR --pretrained CHECKPOINT --save-dir DIR [--epochs N] [FLAG...]
 #
+#   --target-speedup X    end with a model X times as fast, by a table that neuroprune-profile measured
+#                         (--cost-table FILE); or --target-flops, --target-parameters with a share
 #   --target-sparsity S   end with this share of zeros among the q, k, v, fc1, fc2 weights (0.5 if
 #                         no target is named); or --target-attn-sparsity, --target-mlp-sparsity
 #   --target-heads K      end with exactly K heads of the whole model
@@ -15,7 +17,7 @@ target=(--target-sparsity 0.5)
 epochs=15
 source "$(dirname "${BASH_SOURCE[0]}")/training.sh"
 take_model_over
-[[ " $*" =~ \ --target-(heads|((attn|mlp)-)?sparsity) ]] && target=()
+[[ " $*" =~ \ --target-(heads|((attn|mlp)-)?sparsity|speedup|flops|parameters) ]] && target=()
 
 fairseq_train "$data" --save-dir "$save_dir" \
   --task translation_neuroprune "${model[@]}" --finetune-from-model "$pretrained" \
