@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
@@ -93,6 +94,13 @@ def by_importance(
             of its module, relative to the median of such distances (at most 1): of two
             heads that matter equally, the one that another resembles goes first.
     """
+    return [removal for _, removal in _ranked(model, importance, redundancy)[:surplus]]
+
+
+def _ranked(
+    model: nn.Module, importance: HeadImportance, redundancy: bool
+) -> list[tuple[float, Removal]]:
+    """All living heads, those that matter least first."""
     living = _living_distances(model)
     nearest = [_nearest(distances) for _, distances in living]
     median = torch.cat(nearest).nan_to_num(posinf=0.0).median().clamp(min=1e-12)
@@ -103,7 +111,7 @@ def by_importance(
             scores = scores * (nearest[module] / median).clamp(max=1.0)
         pairs = zip(scores.tolist(), living[module][0].tolist())
         ranked += [(score, (module, head, None)) for score, head in pairs]
-    return [removal for _, removal in sorted(ranked, key=lambda entry: entry[0])[:surplus]]
+    return sorted(ranked, key=lambda entry: entry[0])
 
 
 def _nearest(distances: Tensor) -> Tensor:
@@ -113,8 +121,67 @@ def _nearest(distances: Tensor) -> Tensor:
     return off_diagonal.min(dim=1).values if len(distances) else distances.new_zeros(0)
 
 
+def _stack(block: AttentionBlock) -> str:
+    """Of the module "decoder.layers.3.self_attn": "decoder.layers"."""
+    return block.name.rsplit(".", 2)[0]
+
+
+def even_layouts(model: nn.Module, heads: int) -> list[dict[str, int]]:
+    """The ways to have so many heads in all, with as many in every module of a stack.
+
+    Args:
+        model: a fairseq model.
+        heads: of the whole model.
+
+    Returns:
+        Each by stack: "encoder.layers", "decoder.layers"; no way leaves a module without a head.
+    """
+    modules: dict[str, list[int]] = {}  # living heads of each, by stack
+    for block in attention_blocks(model):
+        modules.setdefault(_stack(block), []).append(int(head_mask(block).sum()))
+    choices = product(*(range(1, min(alive) + 1) for alive in modules.values()))
+    layouts = (dict(zip(modules, choice)) for choice in choices)
+    return [
+        layout
+        for layout in layouts
+        if sum(number * len(modules[stack]) for stack, number in layout.items()) == heads
+    ]
+
+
+def evenly(
+    model: nn.Module, surplus: int, heads: int, importance: HeadImportance, redundancy: bool
+) -> list[Removal]:
+    """The heads that matter least of those that the best even layout leaves out.
+
+    Args:
+        model: a fairseq model.
+        surplus: how many heads must go now.
+        heads: how many there are when all have gone.
+        importance: as in :func:`by_importance`.
+        redundancy: as in :func:`by_importance`.
+    """
+    blocks, ranked = attention_blocks(model), _ranked(model, importance, redundancy)
+    by_module = [[entry for entry in ranked if entry[1][0] == i] for i in range(len(blocks))]
+
+    def left_out(layout: dict[str, int]) -> list[tuple[float, Removal]]:
+        return [
+            entry
+            for block, entries in zip(blocks, by_module)
+            for entry in entries[: len(entries) - layout[_stack(block)]]
+        ]
+
+    going = [left_out(layout) for layout in even_layouts(model, heads)]
+    best = min(going, key=lambda entries: sum(score for score, _ in entries))
+    return [removal for _, removal in sorted(best, key=lambda entry: entry[0])[:surplus]]
+
+
 def keep_heads_(
-    model: nn.Module, keep: int, criterion: str, importance: HeadImportance, merge: str
+    model: nn.Module,
+    keep: int,
+    criterion: str,
+    importance: HeadImportance,
+    merge: str,
+    evenly_at: int | None = None,
 ) -> list[dict[str, Any]]:
     """Remove heads in place until at most ``keep`` are left in the whole model.
 
@@ -124,6 +191,8 @@ def keep_heads_(
         criterion: one of HEAD_CRITERIA.
         importance: used by "importance" and "both".
         merge: as in pruning.eliminate_redundant_heads, for heads that another replaces.
+        evenly_at: where heads go towards an even layout of this number, with "importance" or
+            "both".
 
     Returns:
         One record per module as eliminate_redundant_heads gives; ``replaced`` is None for
@@ -134,6 +203,8 @@ def keep_heads_(
     removals: list[Removal] = []
     if surplus > 0 and criterion == "redundancy":
         removals = by_redundancy(model, surplus)
+    elif surplus > 0 and evenly_at is not None:
+        removals = evenly(model, surplus, evenly_at, importance, redundancy=criterion == "both")
     elif surplus > 0:
         removals = by_importance(model, surplus, importance, redundancy=criterion == "both")
     records = []

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from neuroprune_fairseq.compact.optimizer import cut_like_parameters
 from neuroprune_fairseq.files.errors import check_choice, refuse
 from neuroprune_fairseq.method import sparsity
-from neuroprune_fairseq.method.head_selection import HEAD_CRITERIA, keep_heads_
+from neuroprune_fairseq.method.head_selection import HEAD_CRITERIA, even_layouts, keep_heads_
 from neuroprune_fairseq.method.importance import HeadImportance, WeightImportance
 from neuroprune_fairseq.method.pruning import prune_idle_neurons_
 from neuroprune_fairseq.method.weight_selection import sparsify_
@@ -33,6 +33,7 @@ SPARSITY_FLAGS = {
     "mlp": "--target-mlp-sparsity",
     "total": "--target-sparsity",
 }
+HEAD_LAYOUTS = ("anywhere", "even")
 # Where weights go as well, heads go in this first part of the way: weights are then ranked in the
 # heads that stay, and have to go from these later.
 HEADS_SHARE = 0.4
@@ -57,6 +58,13 @@ class TargetFlags(HeadTargetFlags, ScheduleFlags):
             "help": "which heads go to reach --target-heads: redundancy (the closest first, as in "
             "the paper), importance (the least important to the loss first), both (importance "
             "scaled by the distance to the nearest other head)"
+        },
+    )
+    head_layout: str = field(
+        default="anywhere",
+        metadata={
+            "help": "where the heads of --target-heads stay: anywhere, or even (as many in every "
+            "attention module of a stack, as engines want them)"
         },
     )
 
@@ -115,6 +123,12 @@ class Targets(Pruner):
             SystemExit: one line for a target that cannot be met, as soon as that is known.
         """
         check_choice("--head-criterion", flags.head_criterion, HEAD_CRITERIA)
+        check_choice("--head-layout", flags.head_layout, HEAD_LAYOUTS)
+        self._even = flags.head_layout == "even"
+        if self._even and (flags.target_heads is None or flags.head_criterion == "redundancy"):
+            refuse(
+                "--head-layout even needs --target-heads and another --head-criterion than redundancy"
+            )
         self.heads = flags.target_heads
         if self.heads is not None:
             check_target_heads(self.heads)
@@ -208,6 +222,12 @@ class Targets(Pruner):
                 f"--target-heads {self.heads} is below {len(blocks)}: redundancy alone leaves one "
                 "head in every attention module; use --head-criterion both or importance"
             )
+        if self._even and not even_layouts(model, self.heads):
+            possible = (n for n in range(self.heads, len(blocks) - 1, -1) if even_layouts(model, n))
+            refuse(
+                f"--target-heads {self.heads} cannot be even; the next smaller number is "
+                f"{next(possible, len(blocks))}"
+            )
         share_gone = 1 - self.heads / full_num_heads(model)
         goal = self.sparsities.get("attn")
         if goal is not None and share_gone > goal + 0.005:
@@ -222,7 +242,14 @@ class Targets(Pruner):
         schedule = self._schedule.first(HEADS_SHARE) if self.sparsities else self._schedule
         surplus = self._start["heads"] - self.heads
         keep = self.heads + round(surplus * (1.0 - schedule.progress(run.num_updates)))
-        records = keep_heads_(run.model, keep, self._criterion, self._head_importance, self._merge)
+        records = keep_heads_(
+            run.model,
+            keep,
+            self._criterion,
+            self._head_importance,
+            self._merge,
+            evenly_at=self.heads if self._even else None,
+        )
         for record in records:
             self._replaced.setdefault(record["module"], {}).update(record["replaced"])
 

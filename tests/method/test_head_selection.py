@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from neuroprune_fairseq.method.head_selection import by_importance, by_redundancy, keep_heads_
+from neuroprune_fairseq.method.head_selection import (
+    by_importance,
+    by_redundancy,
+    even_layouts,
+    keep_heads_,
+)
 from neuroprune_fairseq.method.importance import HeadImportance
 from neuroprune_fairseq.method.pruning import eliminate_redundant_heads, zero_heads_
 from neuroprune_fairseq.method.redundancy import head_distances
@@ -121,3 +126,28 @@ def test_heads_that_are_each_alone_go_by_importance(build_model):
     values[[5, 11, 17]] = torch.tensor([3.0, 1.0, 2.0])
     found = by_importance(model, 2, HeadImportance(values=values), redundancy=True)
     assert found == [(1, 5, None), (2, 5, None)]
+
+
+def test_even_layouts_are_all_ways_to_have_as_many_in_every_module_of_a_stack(build_model):
+    # 6 modules in the encoder, 12 in the decoder: 6 e + 12 d = 48
+    layouts = even_layouts(build_model(), 48)
+    found = {tuple(layout.values()) for layout in layouts}
+    assert found == {(2, 3), (4, 2), (6, 1)} and set(layouts[0]) == {
+        "encoder.layers",
+        "decoder.layers",
+    }
+    assert even_layouts(build_model(), 47) == even_layouts(build_model(), 12) == []
+
+
+def test_heads_go_towards_the_even_layout_that_loses_least(build_model):
+    model = build_model()
+    # In the encoder two heads of each module matter, in the decoder three.
+    values = torch.full((18, 6), 0.1)
+    values[:6, [1, 4]] = 1.0
+    values[6:, [0, 2, 5]] = 1.0
+    values[3, 0] = 0.05
+    importance = HeadImportance(values=values.flatten())
+    keep_heads_(model, 107, "importance", importance, "none", evenly_at=48)
+    assert measure(model)["heads_kept_per_module"]["encoder.layers.3.self_attn"] == 5
+    records = keep_heads_(model, 48, "importance", importance, "none", evenly_at=48)
+    assert [record["heads_kept"] for record in records] == [[1, 4]] * 6 + [[0, 2, 5]] * 12
