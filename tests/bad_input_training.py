@@ -46,7 +46,7 @@ TRAINING = [
             "--target-heads 9 --patience 2": "--patience could end the run before .*; drop it",
             "--target-heads 9 --head-layout x": "--head-layout x is none of anywhere, even",
             "--target-sparsity 0.5 --head-layout even": "--head-layout even needs --target-heads",
-            "--target-heads 5 --head-layout even": "cannot be even; the next smaller number is 3",
+            "--target-heads 2 --head-layout even": "2 cannot be even; the nearest number is 3",
             "--target-speedup fast": "--target-speedup fast must be numbers, such as 2 or 1.5,2,3",
             "--target-speedup 0.5": "--target-speedup 0.5 must be factors above 1, such as 2",
             "--target-speedup 3,2": "--target-speedup 3,2 must be in order, the largest model f",

@@ -223,11 +223,9 @@ class Targets(Pruner):
                 "head in every attention module; use --head-criterion both or importance"
             )
         if self._even and not even_layouts(model, self.heads):
-            possible = (n for n in range(self.heads, len(blocks) - 1, -1) if even_layouts(model, n))
-            refuse(
-                f"--target-heads {self.heads} cannot be even; the next smaller number is "
-                f"{next(possible, len(blocks))}"
-            )
+            numbers = [n for n in range(full_num_heads(model) + 1) if even_layouts(model, n)]
+            nearest = min(numbers, key=lambda n: abs(n - self.heads), default=0)
+            refuse(f"--target-heads {self.heads} cannot be even; the nearest number is {nearest}")
         share_gone = 1 - self.heads / full_num_heads(model)
         goal = self.sparsities.get("attn")
         if goal is not None and share_gone > goal + 0.005:
