@@ -126,9 +126,7 @@ class Targets(Pruner):
         check_choice("--head-layout", flags.head_layout, HEAD_LAYOUTS)
         self._even = flags.head_layout == "even"
         if self._even and (flags.target_heads is None or flags.head_criterion == "redundancy"):
-            refuse(
-                "--head-layout even needs --target-heads and another --head-criterion than redundancy"
-            )
+            refuse("--head-layout even needs --target-heads, without redundancy alone")
         self.heads = flags.target_heads
         if self.heads is not None:
             check_target_heads(self.heads)
@@ -222,9 +220,10 @@ class Targets(Pruner):
                 f"--target-heads {self.heads} is below {len(blocks)}: redundancy alone leaves one "
                 "head in every attention module; use --head-criterion both or importance"
             )
-        if self._even and not even_layouts(model, self.heads):
+        heads = self.heads
+        if self._even and not even_layouts(model, heads):
             numbers = [n for n in range(full_num_heads(model) + 1) if even_layouts(model, n)]
-            nearest = min(numbers, key=lambda n: abs(n - self.heads), default=0)
+            nearest = min(numbers, key=lambda n: abs(n - heads), default=0)
             refuse(f"--target-heads {self.heads} cannot be even; the nearest number is {nearest}")
         share_gone = 1 - self.heads / full_num_heads(model)
         goal = self.sparsities.get("attn")
