@@ -29,6 +29,29 @@ def read_sources(data: str | Path, subset: str) -> list[list[str]]:
         return [[dictionary[i] for i in sentence.tolist()[:-1]] for sentence in sentences]
 
 
+def load_engine(folder: Path, threads: int) -> ctranslate2.Translator:
+    """A model that neuroprune-export made, on the CPU, with so many workers of one thread."""
+    with refusing(f"--engine {folder}: no model that neuroprune-export made"):
+        return ctranslate2.Translator(
+            str(folder), device="cpu", inter_threads=threads, intra_threads=1
+        )
+
+
+def best_pieces(
+    engine: ctranslate2.Translator, sources: list[list[str]], settings: GenerationSettings
+) -> list[list[str]]:
+    """The pieces of the best translation of every sentence."""
+    found = engine.translate_batch(
+        sources,
+        beam_size=settings.beam,
+        length_penalty=settings.lenpen,
+        max_batch_size=settings.batch_size,
+        max_decoding_length=LONGEST,
+        max_input_length=0,
+    )
+    return [each.hypotheses[0] for each in found]
+
+
 def translate(
     folder: Path, data: str | Path, settings: GenerationSettings
 ) -> tuple[list[str], dict[str, Any]]:
@@ -50,21 +73,10 @@ def translate(
     if settings.flags:
         refuse(f"--engine passes nothing on to fairseq-generate; drop {settings.flags[0]}")
     sources, threads = read_sources(data, settings.subset), torch.get_num_threads()
-    with refusing(f"--engine {folder}: no model that neuroprune-export made"):
-        engine = ctranslate2.Translator(
-            str(folder), device="cpu", inter_threads=threads, intra_threads=1
-        )
+    engine = load_engine(folder, threads)
     start = time.perf_counter()
-    found = engine.translate_batch(
-        sources,
-        beam_size=settings.beam,
-        length_penalty=settings.lenpen,
-        max_batch_size=settings.batch_size,
-        max_decoding_length=LONGEST,
-        max_input_length=0,
-    )
+    pieces = best_pieces(engine, sources, settings)
     seconds = time.perf_counter() - start
-    pieces = [each.hypotheses[0] for each in found]
     tokens = sum(len(each) + 1 for each in pieces)
     facts = {"compute_type": engine.compute_type, "inter_threads": threads, "intra_threads": 1}
     return [data_utils.post_process(" ".join(each), "sentencepiece") for each in pieces], {

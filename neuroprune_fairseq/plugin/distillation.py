@@ -10,17 +10,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import torch
-from fairseq import utils
-from fairseq.data import Dictionary
 from torch import Tensor, nn
 
-from neuroprune_fairseq.files.checkpoint import read_checkpoint, settings_group
+from neuroprune_fairseq.files.checkpoint import read_checkpoint
 from neuroprune_fairseq.files.errors import refuse, refusing
-from neuroprune_fairseq.files.models import model_of, stand_in_dictionaries
+from neuroprune_fairseq.files.models import check_words, model_of
 from neuroprune_fairseq.method.distillation import distillation_loss, log_probabilities
 from neuroprune_fairseq.pruners.base import check_positive
 
@@ -96,30 +93,10 @@ def _logits(model: Any, output: Any) -> Tensor:
     return output[0] if softmax is None else _adaptive_log_probabilities(softmax, output[0])
 
 
-def _check_dictionary(path: str, state: dict[str, Any], task: Any) -> None:
-    """Refuse a teacher of other words, as far as sizes and the corpus that it names tell."""
-    trained = settings_group(state, "task")
-    data = utils.split_paths(getattr(trained, "data", None) or "")[:1]
-    for side, sized in zip(("source", "target"), stand_in_dictionaries(state)):
-        own = getattr(task, f"{side}_dictionary", None)
-        if own is None:
-            continue
-        if len(sized) != len(own):
-            sizes = f"{len(sized)} words in place of {len(own)}"
-            refuse(f"--distill-from {path}: its {side} dictionary is another, of {sizes}")
-        language = getattr(trained, f"{side}_lang", None)
-        file = Path(*data, f"dict.{language}.txt" if language else "dict.txt")
-        if data and file.is_file():
-            with refusing(f"--distill-from {path} was trained with {file}, which cannot be read"):
-                found = Dictionary.load(str(file))
-            # Tasks add words at the end.
-            if any(a != b for a, b in zip(found.symbols, own.symbols)):
-                refuse(f"--distill-from {path}: its dictionary {file} has other words")
-
-
 def _load(path: str, task: Any) -> nn.Module:
     state = read_checkpoint(path)
-    _check_dictionary(path, state, task)
+    own = (getattr(task, f"{side}_dictionary", None) for side in ("source", "target"))
+    check_words(state, f"--distill-from {path}", *own)
     # Weights are drawn before they are loaded: the student's random numbers stay what they were.
     with torch.random.fork_rng(devices=[]):
         return model_of(state, path).requires_grad_(False)
