@@ -46,6 +46,7 @@ class PenalisedCriterion:
         """
         if not (model.training and reduce):
             return super().forward(model, sample, reduce)
+        self.distillation.read_teachers()
         with recorded(model) as calls:
             loss, sample_size, logging_output = super().forward(model, sample, reduce)
         if self.distillation:

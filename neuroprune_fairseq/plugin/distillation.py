@@ -106,9 +106,7 @@ class Distillation:
     """The teachers of a run, and how much it learns from them; false without teachers."""
 
     def __init__(self, flags: DistillationFlags, criterion: Any, task: Any) -> None:
-        """Take over the flags. The teachers are read in the first training batch.
-
-        A model that is only validated with its checkpoint's criterion needs no teacher.
+        """Take over the flags; :meth:`read_teachers` follows.
 
         Raises:
             SystemExit: one line for flags that cannot be.
@@ -131,6 +129,17 @@ class Distillation:
     def __bool__(self) -> bool:
         return bool(self.paths)
 
+    def read_teachers(self) -> None:
+        """Read the checkpoints, once: before the first batch that is trained on.
+
+        So a model that is only validated with its checkpoint's criterion needs no teacher.
+
+        Raises:
+            SystemExit: one line, where one cannot be read or has another dictionary.
+        """
+        if not self._teachers:
+            self._teachers = [_load(path, self._task) for path in self.paths]
+
     def loss(self, model: Any, sample: dict[str, Any], calls: list[Call]) -> Tensor:
         """T² KL(teacher || student), or the squared difference of two regressions' outputs.
 
@@ -143,8 +152,7 @@ class Distillation:
             Scalar, fp32: the sum over the target tokens that are no padding, or over the sentences.
 
         Raises:
-            SystemExit: one line, at the first batch, where a teacher cannot be read or does not
-                belong to the student.
+            SystemExit: one line, where a teacher is of another kind than the student.
         """
         if len(calls) != 1 or not isinstance(calls[0].output, tuple):
             refuse(
@@ -173,8 +181,6 @@ class Distillation:
     @torch.no_grad()
     def _outputs(self, model: nn.Module, call: Call, student: Tensor) -> list[Tensor]:
         """The teachers' logits for what the student was called with."""
-        if not self._teachers:
-            self._teachers = [_load(path, self._task) for path in self.paths]
         like = next(model.parameters())
         found = []
         for path, teacher in zip(self.paths, self._teachers):
