@@ -112,7 +112,7 @@ def check_words(
         SystemExit: one line.
     """
     trained = settings_group(state, "task")
-    data = (getattr(trained, "data", None) or "").split(os.pathsep)[0]
+    data = str(getattr(trained, "data", None) or "").split(os.pathsep)[0]
     sizes = stand_in_dictionaries(state)
     for side, own, sized in zip(("source", "target"), (source, target), sizes):
         if own is None:
