@@ -234,6 +234,33 @@ CASES = [
     ),
     Case("prepare.sh", "", "--corpus is missing: toy, multi30k, iwslt14 or text"),
     Case("prepare.sh", "--corpus wmt --out out", "--corpus wmt is unknown: choose toy, multi30k"),
+    Case("distill", "--data nowhere --checkpoint good.pt --out out", "--data nowhere: no such fol"),
+    Case("distill", "--data raw --checkpoint good.pt --out out", "--data raw holds no prepared co"),
+    Case("distill", "--data no-dictionary --checkpoint good.pt --out out", "dict.de.txt and .* ca"),
+    *(
+        Case("distill", f"--data {data} --checkpoint {name} --out out", says)
+        for data, name, says in (
+            ("corpus", "missing.pt", "missing.pt: no such checkpoint"),
+            ("corpus", "good.pt:mkdir.pt", f"mkdir.pt {DAMAGED}"),
+            ("other-words", "good.pt", "good.pt: its source dictionary has 40 words in place of 6"),
+            ("swapped-words", "good.pt", "good.pt: its source dictionary .* has other words"),
+        )
+    ),
+    *(
+        Case("distill", f"--data corpus --checkpoint good.pt {flags}", says)
+        for flags, says in {
+            "--out full-folder": "--out full-folder exists and is not what this command makes",
+            "--out file": "--out file exists and is not what this command makes; name a new fold",
+            "--out file/out": "--out file/out cannot be written; make room or name another folder",
+            "--out out --beam 0": "--beam 0 must be at least 1",
+            "--out out --workers 0": "--workers 0 must be at least 1",
+        }.items()
+    ),
+    Case(
+        *("distill", "--data corpus --checkpoint good.pt --out out"),
+        *("--out out cannot be written; make room", r"\.out\.chunks", 100),
+    ),
+    Case("distill.sh", "--data corpus", "distill.sh: error: .*--checkpoint"),
     Case("pretrain.sh", "", "--data is missing: a corpus that scripts/prepare.sh made"),
     Case("pretrain.sh", "--data corpus", "--save-dir is missing: where checkpoints go"),
     Case("pretrain.sh", "--save-dir save --data", "--data needs a value"),

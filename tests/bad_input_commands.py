@@ -17,6 +17,7 @@ from fairseq.logging import metrics
 from fairseq_cli import train
 
 from neuroprune_experiments import evaluate, evaluation, table
+from neuroprune_experiments.distill import command as distill
 from neuroprune_experiments.frontier import command as frontier
 from neuroprune_experiments.report import command as report
 from neuroprune_fairseq.cli import compact as compact
@@ -102,12 +103,12 @@ def _script(name: str):
 
 
 SCRIPTS = "prepare pretrain finetune_targets finetune_neuroprune finetune_baseline".split()
-SCRIPTS += ["evaluate", "quickstart"]
+SCRIPTS += ["evaluate", "distill", "quickstart"]
 COMMANDS = {
     **{"fairseq-train": run_train, "compact": compact.main, "export": export.main},
     **{"frontier": frontier.main, "user-dir": cli.user_dir, "evaluate": _evaluate},
     **{"neuroprune-report": report.main, "profile": profile.main},
-    "bleu_and_speed": bleu_and_speed.main,
+    **{"bleu_and_speed": bleu_and_speed.main, "distill": distill.main},
     **{"table": table.main, "model_flags": _program("model_flags.py")},
     **{f"{name}.sh": _script(name) for name in SCRIPTS},
 }

@@ -77,6 +77,10 @@ def _make_corpora(folder: Path, corpus: Path) -> None:
         "no-dictionary": lambda at: [path.unlink() for path in at.glob("dict.*")],
         "bad-dictionary": lambda at: [path.write_bytes(b"\xff\n") for path in at.glob("dict.*")],
         "other-words": lambda at: [p.write_text("a 1\nb 1\n") for p in at.glob("dict.*")],
+        "swapped-words": lambda at: [
+            p.write_text("\n".join(reversed(p.read_text().split("\n")[:-1])) + "\n")
+            for p in at.glob("dict.*")
+        ],
         "no-training-text": lambda at: [path.unlink() for path in at.glob("train.*")],
         "cut-text": lambda at: [path.write_bytes(b"MMID") for path in at.glob("test.*.idx")],
         "no-reference": lambda at: shutil.rmtree(at / "text"),

@@ -12,9 +12,8 @@ from fairseq.dataclass.configs import FairseqDataclass
 from fairseq.models import MODEL_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
 
-from neuroprune_fairseq.plugin.flags import TaskFlags
+from neuroprune_fairseq.plugin.flags import CriterionFlags, TaskFlags
 from neuroprune_fairseq.plugin.registration import CRITERIONS, TASKS
-from neuroprune_fairseq.pruners.penalties import PenaltyFlags
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS, EXPERIMENTS = "neuroprune_fairseq", "neuroprune_experiments"
@@ -77,7 +76,7 @@ def test_what_is_pure_never_imports_fairseq(ring):
 def declared_flags():
     """Every flag of ours, by its name with dashes; what is only read of the run is none."""
     found = set()
-    for flags in (TaskFlags, PenaltyFlags):
+    for flags in (TaskFlags, CriterionFlags):
         for name, field in flags.__dataclass_fields__.items():
             if "help" in field.metadata:
                 alias = field.metadata.get("argparse_alias", "--" + name.replace("_", "-"))
@@ -100,6 +99,7 @@ def test_a_flag_is_one_field_of_one_dataclass():
                     name = line.target.id.replace("_", "-")
                     places.setdefault(name, []).append(f"{path.name}: {node.name}")
     assert {"target-heads", "dsp-mode", "near-zero", "head-merge", "pruner", "shrink"} <= FLAGS
+    assert {"distill-from", "distill-weight"} <= FLAGS
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 

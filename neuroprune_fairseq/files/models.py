@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from neuroprune_fairseq.files.checkpoint import (
     model_settings,
     read_checkpoint,
     refuse_split_name,
+    settings_group,
 )
 from neuroprune_fairseq.files.errors import refuse, refusing
 
@@ -91,6 +93,40 @@ def check_dictionaries(
         if len(found) != len(expected):
             sizes = f"{len(found)} words in place of {len(expected)}"
             refuse(f"{path} does not load with the dictionaries of --data {data}: {sizes}")
+
+
+def check_words(
+    state: dict[str, Any], what: str, source: Dictionary | None, target: Dictionary | None
+) -> None:
+    """Refuse dictionaries of other words than a checkpoint's, as far as can be known.
+
+    A checkpoint tells their sizes, and where its corpus was; words are compared if it still is.
+
+    Args:
+        state: as :func:`read_checkpoint` returns it.
+        what: the checkpoint, for messages.
+        source: dictionary of the source side, None for none.
+        target: dictionary of the target side, None for none.
+
+    Raises:
+        SystemExit: one line.
+    """
+    trained = settings_group(state, "task")
+    data = str(getattr(trained, "data", None) or "").split(os.pathsep)[0]
+    sizes = stand_in_dictionaries(state)
+    for side, own, sized in zip(("source", "target"), (source, target), sizes):
+        if own is None:
+            continue
+        if len(sized) != len(own):
+            refuse(f"{what}: its {side} dictionary has {len(sized)} words in place of {len(own)}")
+        language = getattr(trained, f"{side}_lang", None)
+        file = Path(data, f"dict.{language}.txt" if language else "dict.txt")
+        if data and file.is_file():
+            with refusing(f"{what} was trained with {file}, which cannot be read"):
+                found = Dictionary.load(str(file))
+            # Tasks add words at the end.
+            if any(word != other for word, other in zip(found.symbols, own.symbols)):
+                refuse(f"{what}: its {side} dictionary {file} has other words")
 
 
 def _stand_in_task(state: dict[str, Any]) -> Any:

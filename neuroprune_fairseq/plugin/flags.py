@@ -1,4 +1,4 @@
-"""The flags that a task gains, each in one place: the methods' own, and what the run tells.
+"""Flags that tasks and criterions gain, each in one place: of the methods, and of the run.
 
 No postponed annotations: fairseq reads the flags' types off the dataclass.
 """
@@ -8,7 +8,14 @@ from typing import Any, Optional
 
 from omegaconf import II
 
+from neuroprune_fairseq.plugin.distillation import DistillationFlags
 from neuroprune_fairseq.pruners import PRUNERS, PrunerFlags
+from neuroprune_fairseq.pruners.penalties import PenaltyFlags
+
+
+@dataclass
+class CriterionFlags(PenaltyFlags, DistillationFlags):
+    """Flags of every criterion that is registered."""
 
 
 @dataclass

@@ -13,9 +13,8 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY, register_task
 
 from neuroprune_fairseq.plugin.criterion import PenalisedCriterion
-from neuroprune_fairseq.plugin.flags import TaskFlags
+from neuroprune_fairseq.plugin.flags import CriterionFlags, TaskFlags
 from neuroprune_fairseq.plugin.task import PruningTask
-from neuroprune_fairseq.pruners.penalties import PenaltyFlags
 
 TASKS = (
     *("translation", "translation_multi_simple_epoch", "translation_from_pretrained_bart"),
@@ -49,7 +48,7 @@ def prunable_task(name: str) -> type:
 
 
 def prunable_criterion(name: str) -> type:
-    """Register ``<name>_neuroprune``: the criterion of this name, with the penalties.
+    """Register ``<name>_neuroprune``: the criterion of this name, with penalties and teachers.
 
     Args:
         name: of a registered criterion, as for :func:`prunable_task`.
@@ -59,7 +58,7 @@ def prunable_criterion(name: str) -> type:
     """
     base, flags = CRITERION_REGISTRY[name], CRITERION_DATACLASS_REGISTRY.get(name)
     return _combine(
-        f"{name}_neuroprune", PenalisedCriterion, base, PenaltyFlags, flags, register_criterion
+        f"{name}_neuroprune", PenalisedCriterion, base, CriterionFlags, flags, register_criterion
     )
 
 

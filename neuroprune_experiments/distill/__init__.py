@@ -1,0 +1,1 @@
+"""Sequence-level distillation: a corpus whose training targets are a teacher's translations."""
