@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from neuroprune_experiments.frontier.methods import method_of
-from neuroprune_experiments.report.command import labels_for
+from neuroprune_experiments.report.command import labels_for, main
 from neuroprune_experiments.report.facts import (
     LEVELS,
     make_pattern,
@@ -18,8 +18,11 @@ from neuroprune_experiments.report.facts import (
     shares,
     take_facts,
 )
+from neuroprune_fairseq.compact.cutting import compact, make_plan
+from neuroprune_fairseq.compact.state import compact_state
+from neuroprune_fairseq.method.pruning import zero_layers_
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
-from tests.report_models import make_model, prune_, write_checkpoint
+from tests.report_models import make_model, prune_, state_of, write_checkpoint
 
 
 def test_a_cell_is_the_share_of_nonzero_entries_it_covers():
