@@ -56,10 +56,12 @@ CASES = [
     Case("compact", "no-weights.pt out.pt", "weights and settings do not fit; take a checkpoint"),
     Case("compact", "lstm.pt out.pt", "'lstm' is none of fairseq's Transformers"),
     Case("compact", "sizes.pt out.pt", "holds no layers in its setting per_layer_config"),
+    Case("compact", "removed.pt out.pt", "holds no layers in its setting per_layer_config"),
     Case("compact", "earlier.pt out.pt", "earlier version; run neuroprune-compact on the original"),
     Case("compact", "quant-noise.pt out.pt", "trained with --quant-noise-pq cannot be made"),
     Case("compact", "good.pt out.pt", "OUT out.pt cannot be written; make room", disk=10_000),
     Case("compact", "huge.pt out.pt", "the model's own logits are not finite: some of its weights"),
+    Case("export", "no-encoder.pt out --data corpus", "all of the encoder's were pruned away"),
     Case(
         "export", "good.pt out --data corpus --sentencepiece-model file", "is no model of sentence"
     ),

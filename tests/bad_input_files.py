@@ -89,6 +89,13 @@ def _make_corpora(folder: Path, corpus: Path) -> None:
         damage(shutil.copytree(good, folder / name))
 
 
+def _remove_encoder_layers_(state: dict) -> None:
+    names = {".".join(name.split(".")[:3]) for name in state["model"] if "encoder.layers." in name}
+    state["cfg"]["model"].per_layer_config = {name: {"removed": True} for name in names}
+    for name in [name for name in state["model"] if name.startswith("encoder.layers.")]:
+        del state["model"][name]
+
+
 def _make_checkpoints(folder: Path) -> None:
     flags = "--max-update 1 --disable-validation --no-epoch-checkpoints --save-dir"
     run_train([str(folder / "corpus"), *shlex.split(flags), str(folder / "run")])
@@ -103,6 +110,10 @@ def _make_checkpoints(folder: Path) -> None:
         "unknown": lambda s: setattr(s["cfg"]["model"], "arch", "nonsense"),
         "quant-noise": lambda s: setattr(s["cfg"]["model"], "quant_noise_pq", 0.1),
         "sizes": lambda s: setattr(s["cfg"]["model"], "per_layer_config", {"encoder.layers.0": 1}),
+        "removed": lambda s: setattr(
+            s["cfg"]["model"], "per_layer_config", {"encoder.layers.0": {"removed": "yes"}}
+        ),
+        "no-encoder": _remove_encoder_layers_,
         "earlier": lambda s: setattr(s["cfg"]["model"], "neuroprune_shapes", {}),
         "roberta": lambda s: setattr(s["cfg"]["model"], "arch", "roberta"),
         "code-in-model": lambda s: setattr(s["cfg"]["model"], "adaptive_softmax_cutoff", CODE),

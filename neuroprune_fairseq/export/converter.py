@@ -104,6 +104,10 @@ def padding(model: nn.Module) -> str:
 
     Args:
         model: that is exported, compact or not.
+
+    Returns:
+        As "heads left: encoder 2, padded to 2 (1 x 2); decoder 9, padded to 12 (2 x 6)": modules x
+        heads of each.
     """
     texts = []
     for side in ("encoder", "decoder"):
@@ -111,7 +115,7 @@ def padding(model: nn.Module) -> str:
             continue
         modules, heads = _attention_modules(stack), stack_heads(stack)
         left = sum(getattr(module, "num_heads", 0) for module in modules)
-        padded = f"each of {len(modules)} modules has {heads}, {len(modules) * heads} in all"
+        padded = f"{len(modules) * heads} ({len(modules)} x {heads})"
         texts.append(f"{side} {left}, padded to {padded}")
     return f"heads left: {'; '.join(texts)}"
 

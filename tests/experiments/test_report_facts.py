@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from neuroprune_experiments.frontier.methods import method_of
-from neuroprune_experiments.report.command import labels_for
+from neuroprune_experiments.report.command import labels_for, main
 from neuroprune_experiments.report.facts import (
     LEVELS,
     make_pattern,
@@ -18,8 +18,11 @@ from neuroprune_experiments.report.facts import (
     shares,
     take_facts,
 )
+from neuroprune_fairseq.compact.cutting import compact, make_plan
+from neuroprune_fairseq.compact.state import compact_state
+from neuroprune_fairseq.method.pruning import zero_layers_
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
-from tests.report_models import make_model, prune_, write_checkpoint
+from tests.report_models import make_model, prune_, state_of, write_checkpoint
 
 
 def test_a_cell_is_the_share_of_nonzero_entries_it_covers():
@@ -86,6 +89,26 @@ def test_a_compact_checkpoint_shows_what_the_model_it_was_cut_from_shows(tmp_pat
     for small, whole in zip(found.mlps, before.mlps):
         for part in ("fc1", "fc2"):
             assert sorted(small.degrees[part]) == sorted(whole.degrees[part])
+
+
+def test_layers_that_are_gone_show_as_heads_and_weights_that_are_gone(tmp_path):
+    model, settings = make_model(encoder_normalize_before=True, decoder_normalize_before=True)
+    zero_layers_(model, ["encoder.layers.1", "decoder.layers.0"])
+    before, plan = take_facts(model, settings, "before"), make_plan(model)
+    state = compact_state(state_of(model, settings), model, compact(model, plan), plan, False)
+    torch.save(state, tmp_path / "small.pt")
+    main([str(tmp_path / "small.pt"), "--out", str(tmp_path / "page")])
+    assert (tmp_path / "page" / "index.html").is_file()
+    found, _ = read_model(tmp_path / "small.pt", "small", 0.0)
+    assert (found.heads_kept, found.heads_total) == (18, 36)
+    assert found.sparsity == before.sparsity and found.parameters < before.parameters
+    for small, whole in zip(found.attention, before.attention, strict=True):
+        assert (small.name, small.head_mask.tolist()) == (whole.name, whole.head_mask.tolist())
+    for small, whole in zip(found.mlps, before.mlps, strict=True):
+        assert small.name == whole.name
+        for part in ("fc1", "fc2"):
+            assert small.degrees[part].tolist() == whole.degrees[part].tolist()
+            assert small.patterns[part].full_shape == whole.patterns[part].full_shape
 
 
 def test_patterns_of_a_compact_checkpoint_are_as_small_as_its_matrices(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from argparse import Namespace
 
 import pytest
@@ -13,9 +14,11 @@ from fairseq_cli import train
 from neuroprune_fairseq.cli.compact import main as compact_main
 from neuroprune_fairseq.cli.export import main
 from neuroprune_fairseq.compact import cutting
+from neuroprune_fairseq.compact.cutting import plan_of_pruned
+from neuroprune_fairseq.compact.state import compact_state
 from neuroprune_fairseq.files.checkpoint import read_checkpoint
 from neuroprune_fairseq.files.models import load_model_and_task, model_of
-from neuroprune_fairseq.method.pruning import zero_heads_
+from neuroprune_fairseq.method.pruning import zero_heads_, zero_layers_
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 from tests.conftest import TRAIN_FLAGS
 
@@ -97,6 +100,69 @@ def test_every_kind_of_transformer_translates_the_same(corpus, tmp_path, name, m
 
     assert agreement.same == 1.0
     assert agreement.score_difference < 1e-3
+
+
+GONE = ["encoder.layers.1", "decoder.layers.0", "decoder.layers.1"]
+
+
+@pytest.fixture
+def _room_for_every_end(monkeypatch):
+    """At the longest length the engine leaves out the score of </s>, and so chooses others."""
+    monkeypatch.setattr(parity, "LONGEST", 40)
+
+
+@pytest.fixture(scope="session")
+def shallow(corpus, tmp_path_factory):
+    """Without some of its layers, which are cut out of a pre-norm model as it is compacted."""
+    folder = tmp_path_factory.mktemp("shallow")
+    flags = ["--encoder-layers", "2", "--decoder-layers", "3", "--max-epoch", "1"]
+    path = run_train(corpus, folder, *flags, *VARIANTS["pre-norm"])
+    state = read_checkpoint(path)
+    model = model_of(state, str(path))
+    zero_layers_(model, GONE)
+    blocks = attention_blocks(model)
+    zero_heads_(blocks[0], torch.arange(4))
+    zero_heads_(blocks[-1], torch.arange(3))
+    state["model"] = {name: model.state_dict()[name] for name in state["model"]}
+    torch.save(state, folder / "pruned.pt")
+    compact_main([str(folder / "pruned.pt"), str(folder / "small.pt")])
+    return folder
+
+
+@pytest.mark.usefixtures("_room_for_every_end")
+@pytest.mark.parametrize("name", ["pruned", "small"])
+def test_a_layer_that_is_gone_is_no_layer_of_the_engine(shallow, corpus, tmp_path, name):
+    agreement = compare_with_engine(shallow / f"{name}.pt", corpus, tmp_path / "engine")
+    assert agreement.same == 1.0 and agreement.score_difference < 1e-4
+    model, task = load_model_and_task(shallow / f"{name}.pt", corpus)
+    settings = read_checkpoint(shallow / f"{name}.pt")["cfg"]["model"]
+    dictionaries = (task.source_dictionary, task.target_dictionary)
+    spec = converter.ModelConverter(model, settings, *dictionaries)._load()
+    assert len(spec.encoder.layer) == len(spec.decoder.layer) == 1
+
+
+@pytest.mark.usefixtures("_room_for_every_end")
+def test_the_command_says_what_padding_costs(shallow, tmp_path, capsys):
+    main([str(shallow / "small.pt"), str(tmp_path / "out")])
+    # Of the decoder's last layer: 6 and 3 heads, both padded to 6.
+    assert (
+        "heads left: encoder 2, padded to 2 (1 x 2); decoder 9, padded to 12 (2 x 6)"
+    ) in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_room_for_every_end")
+def test_in_a_post_norm_model_trained_without_a_layer_the_engine_agrees(corpus, tmp_path):
+    path = run_train(corpus, tmp_path, *SIZES, "--max-epoch", "1")
+    state = read_checkpoint(path)
+    model = model_of(state, str(path))
+    zero_layers_(model, ["encoder.layers.0", "decoder.layers.1"])
+    plan = plan_of_pruned(model)
+    smaller = copy.deepcopy(model)
+    cutting.cut_(smaller, plan)
+    state = compact_state(state, model, smaller, plan, keep_optimizer=False)
+    torch.save(state, tmp_path / "small.pt")
+    agreement = compare_with_engine(tmp_path / "small.pt", corpus, tmp_path / "engine")
+    assert agreement.same == 1.0 and agreement.score_difference < 1e-4
 
 
 def test_the_command_puts_everything_beside_the_model(corpus, pruned, tmp_path, capsys):

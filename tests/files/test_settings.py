@@ -51,10 +51,11 @@ def test_settings_as_fairseq_writes_them_stay_as_they_are(settings):
 def test_sizes_of_layers_are_taken_and_nothing_else_under_their_name():
     attention = {"num_attention_heads": 2, "heads": [0, 3], "inputs": [0, 1]}
     layers = {"encoder.layers.0": {"intermediate_size": 8, "self_attn": attention}}
+    layers["decoder.layers.1"] = {"removed": True}
     assert taken(arch="transformer", per_layer_config=layers)["per_layer_config"] == layers
     for part, wrong in {
         **{"intermediate_size": 0.5, "self_attn": {"heads": ["0"]}, "more": 1},
-        **{"encoder_attn": {"num_attention_heads": True}},
+        **{"encoder_attn": {"num_attention_heads": True}, "removed": 1},
     }.items():
         with pytest.raises(SettingsError, match="setting per_layer_config"):
             taken(arch="transformer", per_layer_config={"encoder.layers.0": {part: wrong}})
