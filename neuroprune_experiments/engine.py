@@ -10,6 +10,7 @@ import ctranslate2
 import torch
 from fairseq.data import Dictionary, data_utils
 
+from neuroprune_fairseq.export.shortlist import FILE
 from neuroprune_fairseq.files.checkpoint import language_pair
 from neuroprune_fairseq.files.errors import refuse, refusing
 
@@ -30,7 +31,7 @@ def read_sources(data: str | Path, subset: str) -> list[list[str]]:
 
 
 def translate(
-    folder: Path, data: str | Path, settings: GenerationSettings
+    folder: Path, data: str | Path, settings: GenerationSettings, shortlist: bool = False
 ) -> tuple[list[str], dict[str, Any]]:
     """Translate on the CPU, with as many workers of one thread as fairseq-generate has threads.
 
@@ -38,6 +39,7 @@ def translate(
         folder: exported model.
         data: prepared corpus.
         settings: subset, beam, lenpen and batch_size; ``flags`` must be empty.
+        shortlist: whether to use the one that neuroprune-export --shortlist put there.
 
     Returns:
         The translations, detokenised, and what evaluation.read_speed returns, with the engine's
@@ -49,6 +51,8 @@ def translate(
     """
     if settings.flags:
         refuse(f"--engine passes nothing on to fairseq-generate; drop {settings.flags[0]}")
+    if shortlist and not (folder / FILE).is_file():
+        refuse(f"--shortlist: {folder} has no {FILE}; export it with --shortlist")
     sources, threads = read_sources(data, settings.subset), torch.get_num_threads()
     with refusing(f"--engine {folder}: no model that neuroprune-export made"):
         engine = ctranslate2.Translator(
@@ -62,13 +66,15 @@ def translate(
         max_batch_size=settings.batch_size,
         max_decoding_length=LONGEST,
         max_input_length=0,
+        use_vmap=shortlist,
     )
     seconds = time.perf_counter() - start
     pieces = [each.hypotheses[0] for each in found]
     tokens = sum(len(each) + 1 for each in pieces)
     facts = {"compute_type": engine.compute_type, "inter_threads": threads, "intra_threads": 1}
+    facts |= {"shortlist": shortlist}
     return [data_utils.post_process(" ".join(each), "sentencepiece") for each in pieces], {
-        "engine": f"CTranslate2 {engine.compute_type}",
+        "engine": f"CTranslate2 {engine.compute_type}{' with shortlist' * shortlist}",
         "engine_settings": {**facts, "version": ctranslate2.__version__, "folder": str(folder)},
         "generation_seconds": round(seconds, 4),
         "generated_tokens": tokens,
