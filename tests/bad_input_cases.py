@@ -74,9 +74,11 @@ CASES = [
         Case("export", f"good.pt out --{flag} 0", f"--{flag} 0 must be at least 1")
         for flag in ("shortlist-size", "shortlist-frequent", "shortlist-pairs", "threads")
     ),
-    Case("export", "good.pt out --data no-training --shortlist", "--shortlist: no-training holds"),
-    Case("export", "good.pt full-folder --shortlist --benchmark", "full-folder exists; --overwrite"),
-    Case("evaluate", "--data corpus --checkpoint good.pt --shortlist", "--shortlist needs --engine"),
+    Case("export", "good.pt out --data no-training-text --shortlist", "no text .train. to read"),
+    Case("export", "good.pt full-folder --shortlist --benchmark", "full-folder exists; --overwr"),
+    Case(
+        "evaluate", "--data corpus --checkpoint good.pt --shortlist", "--shortlist needs --engine"
+    ),
     Case("export", "good.pt out --data corpus --sentencepiece-model x", "-model x: no such file"),
     Case("export", "good.pt out --data nowhere", "nowhere: no such corpus; name .* with --data"),
     Case("export", "good.pt out --data raw", "raw holds no prepared corpus; scripts/prepare.sh"),

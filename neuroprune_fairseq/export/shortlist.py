@@ -69,19 +69,19 @@ def translation_probabilities(
     chunks = []
     keys = np.empty(0, np.int64)
     for cells, widths in _chunks(pairs):
-        found, places = np.unique(cells, return_inverse=True)
+        found, inverse = np.unique(cells, return_inverse=True)
         keys = np.union1d(keys, found)
-        chunks.append((found, places.astype(np.int32), widths))
+        chunks.append((found, inverse.astype(np.int32), widths))
     source, target = keys >> 32, keys & 0xFFFFFFFF
     t = np.ones(len(keys))
     for _ in range(iterations):
         counts = np.zeros(len(keys))
         for found, places, widths in chunks:
-            places = np.searchsorted(keys, found)[places]
-            shares = t[places]
+            cells = np.searchsorted(keys, found)[places]
+            shares = t[cells]
             sums = np.add.reduceat(shares, np.cumsum(widths) - widths)
             shares /= np.repeat(sums, widths)
-            counts += np.bincount(places, shares, minlength=len(keys))
+            counts += np.bincount(cells, shares, minlength=len(keys))
         t = counts / np.bincount(source, counts)[source]
     return source, target, t
 
