@@ -257,8 +257,7 @@ def evaluate(
         checkpoint: any checkpoint of fairseq's translation.
         data: prepared corpus.
         settings: how to generate, once for each.
-        tolerance: prunable weights with |w| < tolerance are zeroed in a temporary copy
-            first, which is then both measured and generated from.
+        tolerance: prunable weights below it are zeroed first, in a temporary copy.
         engine: what neuroprune-export made of the checkpoint, to translate in place of fairseq.
         shortlist: whether the engine uses its own.
 
