@@ -32,6 +32,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", required=True, metavar="PATH", help="any checkpoint fairseq loads")
     engine = "translate with this export of the checkpoint (neuroprune-export), not with fairseq"
     add("--engine", type=Path, metavar="DIR", help=engine)
+    shortlist = "use its shortlist (neuroprune-export --shortlist)"
+    add("--shortlist", action="store_true", help=shortlist)
     subset = "parts of the corpus, a line for each (default: test)"
     add("--subset", nargs="+", default=["test"], metavar="NAME", help=subset)
     add("--beam", type=int, default=5, metavar="N", help="beam size (default: 5)")
@@ -56,6 +58,8 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, lis
         parser.error(f"--tolerance {args.tolerance} must be a finite number >= 0")
     if args.engine and args.tolerance:
         parser.error("--engine excludes --tolerance: what was exported is what translates")
+    if args.shortlist and not args.engine:
+        parser.error("--shortlist needs --engine: fairseq-generate has none")
     if args.engine and importlib.util.find_spec("ctranslate2") is None:
         parser.error("--engine needs the package ctranslate2: pip install ctranslate2")
     try:
@@ -100,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = Path(args.results) if args.results else checkpoint.parent / "results.jsonl"
     check_results(results)
     label = args.label or checkpoint.resolve().parent.name
-    for found in evaluation.evaluate(checkpoint, args.data, settings, args.tolerance, args.engine):
+    engine = (args.engine, args.shortlist)
+    for found in evaluation.evaluate(checkpoint, args.data, settings, args.tolerance, *engine):
         record = {"label": label, **found}
         taken = sorted(args.fields.keys() & record.keys())
         if taken:

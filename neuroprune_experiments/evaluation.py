@@ -253,6 +253,7 @@ def evaluate(
     settings: Sequence[GenerationSettings] = (GenerationSettings(),),
     tolerance: float = 0.0,
     engine: Path | None = None,
+    shortlist: bool = False,
 ) -> list[dict[str, Any]]:
     """Measure one checkpoint, which is read once, then generate and score.
 
@@ -260,9 +261,9 @@ def evaluate(
         checkpoint: any checkpoint of fairseq's translation.
         data: prepared corpus.
         settings: how to generate, once for each.
-        tolerance: prunable weights with |w| < tolerance are zeroed in a temporary copy
-            first, which is then both measured and generated from.
+        tolerance: prunable weights below it are zeroed first, in a temporary copy.
         engine: what neuroprune-export made of the checkpoint, to translate in place of fairseq.
+        shortlist: whether the engine uses its own.
 
     Returns:
         A record for a results file for each of the settings. What fairseq-generate printed stays
@@ -292,7 +293,7 @@ def evaluate(
             else:
                 from neuroprune_experiments.engine import translate
 
-                found = translate(engine, data, each)
+                found = translate(engine, data, each, shortlist)
             how = {"subset": each.subset, "beam": each.beam, "batch_size": each.batch_size}
             how["generation_settings"] = each.arguments()
             records.append({**bleu_scores(found[0], expected), **found[1], **how, **facts})

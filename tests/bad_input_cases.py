@@ -75,6 +75,15 @@ CASES = [
     Case("export", "good.pt full-folder --overwrite", "is no exported model; name another"),
     Case("export", "good.pt file/out", "OUT_DIR file/out: file is no folder"),
     Case("export", "good.pt out --sentences 0", "--sentences 0 must be at least 1"),
+    *(
+        Case("export", f"good.pt out --{flag} 0", f"--{flag} 0 must be at least 1")
+        for flag in ("shortlist-size", "shortlist-frequent", "shortlist-pairs", "threads")
+    ),
+    Case("export", "good.pt out --data no-training-text --shortlist", "no text .train. to read"),
+    Case("export", "good.pt full-folder --shortlist --benchmark", "full-folder exists; --overwr"),
+    Case(
+        "evaluate", "--data corpus --checkpoint good.pt --shortlist", "--shortlist needs --engine"
+    ),
     Case("export", "good.pt out --data corpus --sentencepiece-model x", "-model x: no such file"),
     Case("export", "good.pt out --data nowhere", "nowhere: no such corpus; name .* with --data"),
     Case("export", "good.pt out --data raw", "raw holds no prepared corpus; scripts/prepare.sh"),

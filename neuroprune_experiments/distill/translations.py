@@ -72,13 +72,13 @@ def _export(job: Job, folder: Path) -> bool:
 def _by_engine(job: Job, corpus: Corpus, folder: Path) -> tuple[str, Translate]:
     import ctranslate2
 
-    from neuroprune_experiments.engine import best_pieces, load_engine
+    from neuroprune_experiments.engine import load, timed
 
-    engine, settings = load_engine(folder, job.workers), GenerationSettings(beam=job.beam)
+    engine, batch_size = load(folder, job.workers), GenerationSettings().batch_size
 
     def translate(number: int, sentences: range) -> list[str]:
         with refusing(f"--checkpoint {job.checkpoints[0]} does not translate chunk {number}"):
-            found = best_pieces(engine, [corpus.pieces(i) for i in sentences], settings)
+            found = timed(engine, [corpus.pieces(i) for i in sentences], job.beam, batch_size)[0]
         return [" ".join(pieces) for pieces in found]
 
     return f"CTranslate2 {ctranslate2.__version__}", translate

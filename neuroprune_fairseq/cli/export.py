@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairseq.data import RoundRobinZipDatasets
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY
@@ -21,6 +21,9 @@ from neuroprune_fairseq.files.atomic import remove_leftovers, replacing
 from neuroprune_fairseq.files.checkpoint import read_checkpoint, settings_group
 from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
 from neuroprune_fairseq.files.models import load_model_and_task, settings_of
+
+if TYPE_CHECKING:
+    from neuroprune_fairseq.export.shortlist import Shortlist
 
 QUANTIZATIONS: tuple[str, ...] = ("int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16")
 QUANTIZATIONS += ("float16", "bfloat16", "float32")
@@ -61,17 +64,38 @@ def _parser() -> argparse.ArgumentParser:
         "--sentences", type=int, default=500, metavar="N", help="number of sentences for the check"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT_DIR if it exists")
+    _add_speed(parser)
     return parser
 
 
-def _check_sentences(task: Any, subset: str, wanted: int, data: str) -> tuple[Any, range]:
-    """The dataset of the parity check and the numbers of its sentences."""
-    with refusing(f"--subset {subset}: {data} holds no such text; scripts/prepare.sh makes it"):
+def _add_speed(parser: argparse.ArgumentParser) -> None:
+    """The flags of the shortlist and of the benchmark."""
+    add = parser.add_argument
+    add(
+        "--shortlist",
+        action="store_true",
+        help="make vmap.txt, the target tokens that a source token can need, from the training "
+        "set; for translate_batch(..., use_vmap=True)",
+    )
+    size = "candidates of a source token at most (default: 100)"
+    add("--shortlist-size", type=int, default=100, metavar="N", help=size)
+    frequent = "most frequent target tokens that are always kept (default: 100)"
+    add("--shortlist-frequent", type=int, default=100, metavar="N", help=frequent)
+    pairs = "pairs of the training set that are read, from all over it (default: 100000)"
+    add("--shortlist-pairs", type=int, default=100_000, metavar="N", help=pairs)
+    benchmark = "measure speed and BLEU here: compute types, beam and greedy, with --shortlist"
+    add("--benchmark", action="store_true", help=benchmark)
+    add("--threads", type=int, default=1, metavar="N", help="of the benchmark (default: 1)")
+
+
+def _dataset(task: Any, subset: str, data: str, flag: str) -> Any:
+    """A part of the corpus that a flag asks for."""
+    with refusing(f"{flag}: {data} holds no such text; scripts/prepare.sh makes it"):
         task.load_dataset(subset)
     dataset = task.dataset(subset)
     if isinstance(dataset, RoundRobinZipDatasets):  # of the languages that were asked for
         dataset = dataset.datasets[dataset.eval_key]
-    return dataset, range(min(wanted, len(dataset)))
+    return dataset
 
 
 def _check_sentencepiece_model(path: Path) -> None:
@@ -117,6 +141,45 @@ def _check_parity(folder: Path, model: nn.Module, task: Any, dataset: Any, numbe
     return line
 
 
+def _shortlist(arguments: argparse.Namespace, task: Any, data: str) -> Shortlist | None:
+    """The shortlist that is asked for, from the training set."""
+    from neuroprune_fairseq.export.shortlist import build_shortlist, sample_pairs
+
+    if not arguments.shortlist:
+        return None
+    pairs = sample_pairs(_dataset(task, "train", data, "--shortlist"), arguments.shortlist_pairs)
+    sizes = (arguments.shortlist_size, arguments.shortlist_frequent)
+    return build_shortlist(pairs, task.source_dictionary, task.target_dictionary, *sizes)
+
+
+def _try_speed(
+    folder: Path,
+    task: Any,
+    dataset: Any,
+    numbers: range,
+    shortlist: Shortlist | None,
+    threads: int | None,
+) -> str:
+    """What a shortlist changes and what the benchmark says, as far as asked for; fp32."""
+    from neuroprune_fairseq.export.benchmark import report
+    from neuroprune_fairseq.export.parity import Engine
+    from neuroprune_fairseq.export.scoring import compare_shortlist, references
+    from neuroprune_fairseq.export.shortlist import read_pair
+
+    source, target = task.source_dictionary, task.target_dictionary
+    expected, lines = references(dataset, numbers, target), []
+    if shortlist:
+        coverage = shortlist.coverage(read_pair(dataset, number) for number in numbers)
+        shortlist.facts["coverage"] = round(coverage, 4)
+        shortlist.write(folder, source, target)
+        changed = compare_shortlist(Engine(folder, dataset, source, numbers), expected, target)
+        lines.append(f"shortlist: {coverage:.1%} of reference tokens covered, {changed}")
+    if threads:
+        sources = Engine(folder, dataset, source, numbers).sources
+        lines.append(report(folder, sources, expected, target, threads))
+    return "".join(f"\n{line}" for line in lines)
+
+
 def _finish(folder: Path, data: str, task: Any, spm: Path | None) -> None:
     """Put the dictionaries and the sentencepiece model beside the exported model."""
     settings = task.args if isinstance(task, LegacyFairseqTask) else task.cfg
@@ -148,16 +211,25 @@ def _export(arguments: argparse.Namespace, settings: Any, data: str) -> str:
     pair = _language_pair(arguments, settings)
     model, task = load_model_and_task(arguments.input, data, **pair)
     model = (model.models["-".join(pair.values())] if pair else model).float().eval()
-    dataset, numbers = _check_sentences(task, arguments.subset, arguments.sentences, data)
+    if isinstance(task, LanguageModelingTask) and (arguments.shortlist or arguments.benchmark):
+        refuse("--shortlist, --benchmark: for models that translate; this is a language model")
+    dataset = _dataset(task, arguments.subset, data, f"--subset {arguments.subset}")
+    numbers = range(min(arguments.sentences, len(dataset)))
+    shortlist = _shortlist(arguments, task, data)
     converter = (model, settings, task.source_dictionary, task.target_dictionary)
     unwritable = f"OUT_DIR {out} cannot be written; make room or name another"
     with refusing(unwritable, OSError), replacing(out) as temporary:
         ModelConverter(*converter).convert(str(temporary))
         line = _check_parity(temporary, model, task, dataset, numbers)
+        if shortlist or arguments.benchmark:
+            threads = arguments.threads if arguments.benchmark else None
+            line += _try_speed(temporary, task, dataset, numbers, shortlist, threads)
         if arguments.quantization:
             ModelConverter(*converter).convert(
                 str(temporary), quantization=arguments.quantization, force=True
             )
+        if shortlist:
+            shortlist.write(temporary, task.source_dictionary, task.target_dictionary)
         _finish(temporary, data, task, spm)
     line += f"\n{padding(model)}"
     if spm is None:
@@ -196,8 +268,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if importlib.util.find_spec("ctranslate2") is None:
         parser.error("--engine ctranslate2 needs the package of that name: pip install ctranslate2")
     out = Path(arguments.output)
-    if arguments.sentences < 1:
-        parser.error(f"--sentences {arguments.sentences} must be at least 1")
+    for name in ("sentences", "shortlist_size", "shortlist_frequent", "shortlist_pairs", "threads"):
+        if (number := getattr(arguments, name)) < 1:
+            parser.error(f"--{name.replace('_', '-')} {number} must be at least 1")
     if not out.parent.is_dir():
         parser.error(f"OUT_DIR {out}: {out.parent} is no folder")
     remove_leftovers(out.parent)  # an export that was killed may have moved OUT_DIR away

@@ -69,12 +69,13 @@ class Engine:
         """
         self._engine = ctranslate2.Translator(str(folder), device="cpu", intra_threads=1)
         sources = [dataset[number]["source"].tolist()[:-1] for number in numbers]  # no </s>
-        self._sources = [[source[token] for token in tokens] for tokens in sources]
+        self.sources = [[source[token] for token in tokens] for tokens in sources]
 
-    def translations(self) -> list[Translation]:
-        """The engine's own best hypothesis of each sentence."""
+    def translations(self, shortlist: bool = False) -> list[Translation]:
+        """The engine's own best hypothesis of each sentence, if asked with its shortlist."""
         results = self._engine.translate_batch(
-            self._sources,
+            self.sources,
+            use_vmap=shortlist,
             beam_size=BEAM,
             max_decoding_length=LONGEST,
             max_batch_size=BATCH_SIZE,
@@ -85,7 +86,7 @@ class Engine:
     def scores(self, translations: Sequence[Translation]) -> list[float]:
         """What the engine's model gives to other translations, as log-probability per token."""
         results = self._engine.score_batch(
-            self._sources,
+            self.sources,
             [list(translation.tokens) for translation in translations],
             max_batch_size=BATCH_SIZE,
         )
