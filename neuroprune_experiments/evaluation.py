@@ -266,8 +266,7 @@ def evaluate(
         shortlist: whether the engine uses its own.
 
     Returns:
-        A record for a results file for each of the settings. What fairseq-generate printed stays
-        beside the checkpoint.
+        A record for each of the settings. What fairseq-generate printed stays beside the checkpoint.
     """
     checkpoint = Path(checkpoint)
     references = [read_references(data, each.subset) for each in settings]
@@ -294,7 +293,7 @@ def evaluate(
                 from neuroprune_experiments.engine import translate
 
                 found = translate(engine, data, each, shortlist)
-            how = {"subset": each.subset, "beam": each.beam, "batch_size": each.batch_size}
-            how["generation_settings"] = each.arguments()
+            how = {"subset": each.subset, "generation_settings": each.arguments()}
+            how |= {"beam": each.beam, "batch_size": each.batch_size}
             records.append({**bleu_scores(found[0], expected), **found[1], **how, **facts})
     return records
