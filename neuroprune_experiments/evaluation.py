@@ -266,7 +266,7 @@ def evaluate(
         shortlist: whether the engine uses its own.
 
     Returns:
-        A record for each of the settings. What fairseq-generate printed stays beside the checkpoint.
+        A record for each of the settings. What fairseq-generate printed stays on disk beside it.
     """
     checkpoint = Path(checkpoint)
     references = [read_references(data, each.subset) for each in settings]
