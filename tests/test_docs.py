@@ -15,9 +15,11 @@ import torch
 from fairseq import options
 from fairseq_cli import generate, train
 
-from neuroprune_fairseq.cli import compact, export
+from neuroprune_fairseq.cli import export, profile
+from neuroprune_fairseq.compact.cost_file import read_cost_table
+from neuroprune_fairseq.compact.cost_table import layer_shapes
 from neuroprune_fairseq.files.models import load_model
-from neuroprune_fairseq.method.sparsity import head_mask, measure
+from neuroprune_fairseq.method.sparsity import head_mask
 from neuroprune_fairseq.pruners.base import Run
 from neuroprune_fairseq.structure import attention_blocks
 
