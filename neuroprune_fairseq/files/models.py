@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fairseq import checkpoint_utils, models
-from fairseq.data import Dictionary
+from fairseq.data import Dictionary, data_utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.multilingual_transformer import MultilingualTransformerModel
 from fairseq.models.roberta import RobertaModel
@@ -113,13 +113,16 @@ def check_words(
     """
     trained = settings_group(state, "task")
     data = str(getattr(trained, "data", None) or "").split(os.pathsep)[0]
-    sizes = stand_in_dictionaries(state)
-    for side, own, sized in zip(("source", "target"), (source, target), sizes):
+    sizes, inferred = stand_in_dictionaries(state), (None, None)
+    if data and Path(data).is_dir():  # where no language was named, as fairseq infers them
+        inferred = data_utils.infer_language_pair(data)
+    sides = zip(("source", "target"), (source, target), sizes, inferred)
+    for side, own, sized, language in sides:
         if own is None:
             continue
         if len(sized) != len(own):
             refuse(f"{what}: its {side} dictionary has {len(sized)} words in place of {len(own)}")
-        language = getattr(trained, f"{side}_lang", None)
+        language = getattr(trained, f"{side}_lang", None) or language
         file = Path(data, f"dict.{language}.txt" if language else "dict.txt")
         if data and file.is_file():
             with refusing(f"{what} was trained with {file}, which cannot be read"):
