@@ -86,7 +86,9 @@ class PartImportance:
         for name, value in found.items():
             value = torch.where(usable, value / total, 0.0)
             old = self.values.get(name)
-            self.values[name] = value if old is None else old.lerp_(value, 1.0 - self.decay)
+            # A checkpoint's are on the CPU.
+            mean = value if old is None else old.to(value.device).lerp_(value, 1.0 - self.decay)
+            self.values[name] = mean
 
     def keep(self, kept: Mapping[str, Tensor]) -> None:
         """Forget what is going to be cut out of the model.
@@ -98,7 +100,7 @@ class PartImportance:
         left = {name: indices for name, indices in kept.items() if len(indices)}
         layers = {name.rpartition(".")[0] for name in left} | set(left)
         self.values = {
-            name: value if name.endswith(LAYER) else value[left[name]]
+            name: value if name.endswith(LAYER) else value[left[name].to(value.device)]
             for name, value in self.values.items()
             if name in left or name.removesuffix(LAYER) in layers
         }

@@ -92,6 +92,7 @@ def keep_checkpoint(trainer: Any, folder: Path, name: str) -> None:
         folder: --save-dir.
         name: of the model.
     """
+    trainer.consolidate_optimizer()  # fairseq's own state_dict fails before it
     state = {**trainer.state_dict(), "last_optimizer_state": None}
     path = folder / f"checkpoint_{name}.pt"
     unwritable = f"--save-dir: {path} cannot be written; make room there"
