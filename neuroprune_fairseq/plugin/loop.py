@@ -9,9 +9,11 @@ Of several workers the first one's decisions hold for all, and it alone writes n
 run that is killed and started again with the same command is the same run (see resume.py).
 """
 
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Optional
 
@@ -29,26 +31,36 @@ from neuroprune_fairseq.plugin.precision import (
     restore_half_precision_,
 )
 from neuroprune_fairseq.pruners import Run, make_pruner
+from neuroprune_fairseq.pruners.base import AS_BEGUN
 from neuroprune_fairseq.structure import all_attention
 
 _DAMAGED = "the pruner's state in the checkpoint is damaged; take another checkpoint"
 METERS = ("r_attn", "r_mlp", "heads_kept", "attn_sparsity", "mlp_sparsity", "total_sparsity")
 
 
-def total_updates(batches: int, update_freq: Sequence[int], max_epoch: int, max_update: int) -> int:
-    """Length of a run in updates, from fairseq's settings.
+def epoch_ends(
+    batches: int, update_freq: Sequence[int], max_epoch: int, max_update: int
+) -> list[int]:
+    """The updates that are done when each epoch of a run ends, from fairseq's settings.
 
     Args:
         batches: batches per epoch and worker.
         update_freq: --update-freq, one entry per epoch, the last for all that follow.
         max_epoch: --max-epoch, 0 for none.
         max_update: --max-update, 0 for none.
+
+    Returns:
+        One number per epoch, the last the length of the run; empty where nothing limits it.
     """
-    epochs = range(max_epoch)
-    freqs = (update_freq[min(epoch, len(update_freq) - 1)] for epoch in epochs)
-    by_epochs = sum(-(-batches // freq) for freq in freqs)
-    lengths = [length for length in (by_epochs, max_update) if length > 0]
-    return min(lengths) if lengths else 0
+    if max_epoch <= 0 and max_update <= 0:
+        return []
+    limit, ends = max_update if max_update > 0 else sys.maxsize, [0]
+    for epoch in range(max_epoch) if max_epoch > 0 else count():
+        freq = update_freq[min(epoch, len(update_freq) - 1)]
+        ends.append(min(limit, ends[-1] + max(1, -(-batches // freq))))
+        if ends[-1] == limit:
+            break
+    return ends[1:]
 
 
 class Loop:
@@ -90,8 +102,7 @@ class Loop:
         if state.get("pruner") != self.settings.pruner:
             refuse(
                 f"--pruner {self.settings.pruner}: the checkpoint was written with --pruner "
-                f"{state.get('pruner')}; resume with the same command, or start a run of its own "
-                "with --finetune-from-model"
+                f"{state.get('pruner')}; {AS_BEGUN}"
             )
         self._restored = state
         with refusing(_DAMAGED):
@@ -153,7 +164,8 @@ class Loop:
                 workers.follow_first_(run.model.parameters())
                 self._hold_zeros()
         self._release_penalties()
-        if self.iterator.end_of_epoch():
+        stops = self.pruner.needs_whole_run and run.num_updates == run.length
+        if stops or self.iterator.end_of_epoch():
             self._end_epoch_()
             self._compact_()
         elif run.num_updates % self.settings.log_interval == 0:
@@ -205,8 +217,7 @@ class Loop:
             guards.check_precision(settings)
         freqs, shards = list(settings.update_freq), self.iterator.num_shards
         limits = (settings.max_epoch, settings.max_update)
-        run.length = total_updates(len(self.iterator), freqs, *limits)
-        run.epoch_length = -(-len(self.iterator) // freqs[min(run.epoch, len(freqs)) - 1])
+        run.epoch_ends = epoch_ends(len(self.iterator), freqs, *limits)
         run.pace = (*limits, *(shards * freq for freq in freqs))
         device = next(run.model.parameters()).device
         run.sum_over_workers = partial(workers.sum_over_workers, device=device)

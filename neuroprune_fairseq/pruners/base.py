@@ -3,7 +3,7 @@
 No postponed annotations in this folder: fairseq reads the flags' types off the dataclasses.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Optional
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from neuroprune_fairseq.files.errors import refuse
 from neuroprune_fairseq.method.sparsity import head_mask
 from neuroprune_fairseq.structure import attention_blocks
+
+AS_BEGUN = "resume with the same command, or start a run of its own with --finetune-from-model"
 
 
 @dataclass
@@ -28,13 +30,17 @@ class Run:
     max_update: int = 0
     epoch: int = 1
     num_updates: int = 0  # of the whole run, also where --reset-optimizer made fairseq forget
-    length: int = 0  # updates of the whole run, 0 where nothing limits it
-    epoch_length: int = 1  # updates of an epoch
+    epoch_ends: Sequence[int] = ()  # updates of the whole run at every epoch's end, if it has one
     pace: tuple[int, ...] = ()  # the settings that the length depends on, apart from the corpus
     place: int = 0  # of the micro-batch among those of all workers in its update
     begins_update: bool = True  # whether the micro-batch is its worker's first in the update
     loss_scale: float = 1.0  # what the loss was multiplied with before the backward pass
     sum_over_workers: Callable[[Tensor], Tensor] = lambda values: values  # (n,), on the CPU
+
+    @property
+    def length(self) -> int:
+        """Updates of the whole run, 0 where nothing limits it."""
+        return self.epoch_ends[-1] if self.epoch_ends else 0
 
 
 class Pruner:
@@ -57,7 +63,9 @@ class Pruner:
                     if pruner.after_step(run):     it made zeros
                         all workers take over the first one's weights
                         zeros = ZeroMask(model)
-            pruner.end_epoch(run)              the paper's Algorithm 2; again with master weights
+            pruner.end_epoch(run)              the paper's Algorithm 2; again with master weights;
+                                               if pruner.needs_whole_run also where a run stops
+                                               in the middle of its last epoch
             zeros = ZeroMask(model)
             measure, log                       heads, sparsities: one line of neuroprune.jsonl
             if --compact and pruner.may_cut:

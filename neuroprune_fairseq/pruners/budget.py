@@ -25,7 +25,7 @@ from neuroprune_fairseq.compact.cost_table import (
 from neuroprune_fairseq.compact.shape_search import search_shape, smallest_cost
 from neuroprune_fairseq.files.errors import refuse
 from neuroprune_fairseq.method.part_importance import PartImportance
-from neuroprune_fairseq.pruners.base import Pruner, Run, head_records
+from neuroprune_fairseq.pruners.base import AS_BEGUN, Pruner, Run, head_records
 from neuroprune_fairseq.pruners.parts import PARTS, Left, Parts
 from neuroprune_fairseq.pruners.schedule import Schedule, ScheduleFlags, make_schedule
 
@@ -116,12 +116,15 @@ def asked_goals(flags: BudgetFlags) -> list[Goal]:
     given = {flag: text for flag, text in asked.items() if text is not None}
     if len(given) > 1:
         refuse(f"{', '.join(given)}: one budget at a time; drop all but one")
+    goals = [goal for flag, text in given.items() for goal in _goals(flag, text)]
+    if len(goals) > 1 and flags.target_update is not None:
+        refuse(f"--target-update is for one model, {goals[0].flag} names more; drop it")
     if flags.cost_table is not None and flags.target_speedup is None:
         refuse("--cost-table says what --target-speedup counts by; name that, too")
     unknown = set(flags.target_parts.split(",")) - set(PARTS)
     if unknown or not flags.target_parts:
         refuse(f"--target-parts {flags.target_parts} must be some of {','.join(PARTS)}")
-    return [goal for flag, text in given.items() for goal in _goals(flag, text)]
+    return goals
 
 
 class Budget(Pruner):
@@ -152,6 +155,12 @@ class Budget(Pruner):
         return bool(self.goals)
 
     @property
+    def _asked(self) -> str:
+        """What is, by flags."""
+        values = ",".join(goal.text for goal in self.goals)
+        return f"{self.goals[0].flag} {values} --target-parts {self._flags.target_parts}"
+
+    @property
     def ends_penalties(self) -> bool:  # type: ignore[override]  # noqa: D102
         return self._reached == len(self.goals)
 
@@ -166,9 +175,13 @@ class Budget(Pruner):
             "pace": self._pace,
             "from": self._from,
             "goals": [self._begun, self._settled, self._reached],
+            "asked": self._asked,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
+        if state.get("asked") != self._asked:
+            was = state.get("asked", "other targets")
+            refuse(f"{self._asked}: the run was begun with {was}; {AS_BEGUN}")
         self._importance.values = dict(state["importance"])
         self._table = CostTable(**state["table"]) if state["table"] else None
         self._whole = float(state["whole"])
@@ -182,11 +195,13 @@ class Budget(Pruner):
         if self._table is None:
             self._table = self._make_table(run.model)
             self._whole = self._table.cost(layer_shapes(run.model))
-            self._check(run.model)
-        pace = [*run.pace, run.epoch_length, self._flags.target_update or 0]
+        elif self._flags.cost_table and read_cost_table(self._flags.cost_table) != self._table:
+            refuse(f"--cost-table: the run was begun with another table; {AS_BEGUN}")
+        pace = [*run.pace, run.epoch_ends[0], run.length, self._flags.target_update or 0]
         if pace != self._pace:  # a resumed run keeps its schedule
             self._pace = pace
             self._make_schedules(run)
+            self._check(run)
 
     def before_step(self, run: Run) -> None:  # noqa: D102
         if self._reached < len(self.goals):
@@ -227,40 +242,39 @@ class Budget(Pruner):
         by_parameters = self._flags.target_parameters is not None
         return parameter_table(model) if by_parameters else flops_table(model)
 
-    def _check(self, model: nn.Module) -> None:
+    def _check(self, run: Run) -> None:
         """Refuse a cost that no smaller shape of this model has."""
-        options = Parts(model).options(self._importance, self._flags.target_parts.split(","))
-        least = smallest_cost(self._table, options) / self._whole
-        for goal in self.goals:
-            if goal.share < least:
-                limit = (
-                    f"{1 / least:.2f} is the most"
-                    if goal.is_speedup
-                    else f"{least:.3f} is the least"
-                )
-                refuse(f"{goal.flag} {goal.text} cannot be reached: {limit} for this model")
+        parts, asked = Parts(run.model), set(self._flags.target_parts.split(","))
+        for number, goal in list(enumerate(self.goals))[self._reached :]:
+            may_go = self._may_go(number, run)
+            options = parts.options(self._importance, may_go)
+            share = smallest_cost(self._table, options) / self._whole
+            if goal.share < share:
+                most, least = f"{1 / share:.2f} is the most", f"{share:.3f} is the least"
+                limit = f"{most if goal.is_speedup else least} for this model"
+                stay = "" if asked == {*may_go} else "; layers go only in a run of more epochs"
+                refuse(f"{goal.flag} {goal.text} cannot be reached: {limit}{stay}")
 
     def _make_schedules(self, run: Run) -> None:
         """A part of the run for each goal; all but the last part end with an epoch."""
-        number = len(self.goals)
-        epochs = -(-run.length // run.epoch_length)
+        number, epochs = len(self.goals), len(run.epoch_ends)
         if epochs < number:
             refuse(f"{self.goals[0].flag}: {number} models need as many epochs; raise --max-epoch")
         self._epochs = [-(-epochs * (index + 1) // number) for index in range(number)]
-        ends = [min(run.length, epoch * run.epoch_length) for epoch in self._epochs]
-        self._segments, end = ends, self._flags.target_update if number == 1 else None
+        ends = [run.epoch_ends[epoch - 1] for epoch in self._epochs]
+        self._segments = ends
         self._schedules = [
-            make_schedule(begin, until, end, self._flags.target_interval)
+            make_schedule(begin, until, self._flags.target_update, self._flags.target_interval)
             for begin, until in zip([0, *ends], ends)
         ]
 
     def _may_go(self, number: int, run: Run) -> list[str]:
         """The parts that may go; layers only where the model trains on without them."""
+        schedule = self._schedules[number]
+        gone = schedule.next_act(schedule.first(STRUCTURE_SHARE).end)
+        last_begins = [0, *run.epoch_ends][self._epochs[number] - 1]
         parts = self._flags.target_parts.split(",")
-        gone = self._schedules[number].first(STRUCTURE_SHARE).end
-        if "layers" in parts and gone > self._segments[number] - run.epoch_length:
-            parts.remove("layers")
-        return parts
+        return [part for part in parts if part != "layers" or gone <= last_begins]
 
     def _shrink_(self, run: Run, number: int) -> None:
         """One step towards a goal."""

@@ -26,9 +26,9 @@ PARTS = ("heads", "neurons", "layers")
 
 
 def _living(total: int, gone: Tensor) -> Tensor:
-    """The rest of range(total), ascending."""
-    alive = torch.ones(total, dtype=torch.bool, device=gone.device)
-    alive[gone] = False
+    """The rest of range(total), ascending, on the CPU, where what goes is chosen."""
+    alive = torch.ones(total, dtype=torch.bool, device="cpu")
+    alive[gone.cpu()] = False
     return alive.nonzero().flatten()
 
 
@@ -114,7 +114,8 @@ class Parts:
         if known is not None:
             return known.cpu()
         block = self.attention.get(name)
-        return torch.ones(block.num_heads if block else self.mlps[name].fc1.out_features)
+        number = block.num_heads if block else self.mlps[name].fc1.out_features
+        return torch.ones(number, device="cpu")
 
     def shrink_(self, goal: Sequence[LayerShape], importance: PartImportance, left: Left) -> None:
         """Zero the least important of what the goal leaves out, in place.

@@ -48,6 +48,10 @@ class Schedule:
         """The same way, but at its end after this share of the updates."""
         return replace(self, end=self.start + round(share * (self.end - self.start)))
 
+    def next_act(self, num_updates: int) -> int:
+        """The first update, from this one on, after which the model is edited."""
+        return min(self.end, -(-num_updates // self.interval) * self.interval)
+
     def acts(self, num_updates: int) -> bool:
         """Whether the model is edited after this update."""
         inside = self.start < num_updates < self.end

@@ -19,6 +19,7 @@ from neuroprune_fairseq.method.importance import HeadImportance, WeightImportanc
 from neuroprune_fairseq.method.pruning import prune_idle_neurons_
 from neuroprune_fairseq.method.weight_selection import sparsify_
 from neuroprune_fairseq.pruners.base import (
+    AS_BEGUN,
     HeadTargetFlags,
     Pruner,
     Run,
@@ -160,6 +161,8 @@ class Targets(Pruner):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
+        if "asked" in state:
+            refuse(f"other targets: the run was begun with {state['asked']}; {AS_BEGUN}")
         self._head_importance.values = state["head_importance"]
         self._weight_importance.values = state["weight_importance"]
         whole = {name: int(update) for name, update in (state["schedule"] or {}).items()}

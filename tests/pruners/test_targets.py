@@ -11,7 +11,7 @@ from neuroprune_fairseq.method.importance import WeightImportance
 from neuroprune_fairseq.method.pruning import zero_heads_, zero_neurons_
 from neuroprune_fairseq.method.sparsity import measure
 from neuroprune_fairseq.method.weight_selection import sparsify_, zero_lowest_
-from neuroprune_fairseq.plugin.loop import total_updates
+from neuroprune_fairseq.plugin.loop import epoch_ends
 from neuroprune_fairseq.pruners import Run
 from neuroprune_fairseq.pruners.schedule import Schedule
 from neuroprune_fairseq.pruners.targets import TargetFlags, Targets
@@ -134,7 +134,7 @@ def test_a_cut_model_loses_the_weights_that_the_whole_one_loses(build_model, par
 )
 def test_a_target_that_cannot_be_met_is_refused_in_one_line(build_model, settings, message):
     with pytest.raises(SystemExit, match=message) as exit_:
-        Targets(TargetFlags(**settings)).start(Run(build_model(), length=100))
+        Targets(TargetFlags(**settings)).start(Run(build_model(), epoch_ends=[100]))
     assert "\n" not in str(exit_.value)
 
 
@@ -147,13 +147,14 @@ def test_heads_may_take_half_a_percent_more_than_the_attention_target_and_no_mor
         run_train(*flags, "--target-attn-sparsity", 0.494, name="other")
 
 
-def test_the_length_of_a_run_counts_epochs_update_freq_and_max_update():
-    assert total_updates(10, [1], max_epoch=3, max_update=0) == 30
-    assert total_updates(10, [4], max_epoch=3, max_update=0) == 9
-    assert total_updates(10, [1, 4], max_epoch=3, max_update=0) == 16
-    assert total_updates(10, [1], max_epoch=3, max_update=12) == 12
-    assert total_updates(10, [1], max_epoch=0, max_update=12) == 12
-    assert total_updates(10, [1], max_epoch=0, max_update=0) == 0
+def test_the_ends_of_epochs_follow_update_freq_and_max_update():
+    assert epoch_ends(10, [1], max_epoch=3, max_update=0) == [10, 20, 30]
+    assert epoch_ends(10, [4], max_epoch=3, max_update=0) == [3, 6, 9]
+    assert epoch_ends(10, [1, 4], max_epoch=3, max_update=0) == [10, 13, 16]
+    assert epoch_ends(10, [1], max_epoch=3, max_update=12) == [10, 12]
+    assert epoch_ends(10, [1], max_epoch=3, max_update=99) == [10, 20, 30]
+    assert epoch_ends(10, [1], max_epoch=0, max_update=12) == [10, 12]
+    assert epoch_ends(10, [1], max_epoch=0, max_update=0) == []
 
 
 @pytest.mark.parametrize("criterion", ["both", "importance", "redundancy"])
