@@ -148,6 +148,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return {"cfg": None, **state}
 
 
+def forget_weights_(state: dict[str, Any]) -> None:
+    """Leave of a checkpoint's weights only shapes and types, once a model holds them, in place."""
+    state["model"] = {name: weight.to("meta") for name, weight in state["model"].items()}
+
+
 def save_data(state: Any, path: str | Path) -> None:
     """As torch.save, but equal content makes equal bytes: the file's name is no part of it.
 
