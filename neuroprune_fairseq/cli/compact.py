@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from neuroprune_fairseq.cli.compact_report import format_table
-from neuroprune_fairseq.compact.check import check_equal
+from neuroprune_fairseq.compact.check import Behaviour, behaviour, difference
 from neuroprune_fairseq.compact.cutting import Plan, compact, cuts_something, make_plan
 from neuroprune_fairseq.compact.state import (
     check_model,
@@ -22,7 +22,7 @@ from neuroprune_fairseq.compact.state import (
     is_half_precision,
 )
 from neuroprune_fairseq.files.atomic import replacing
-from neuroprune_fairseq.files.checkpoint import read_checkpoint, save_data
+from neuroprune_fairseq.files.checkpoint import forget_weights_, read_checkpoint, save_data
 from neuroprune_fairseq.files.errors import OneLineParser, refuse, refusing
 from neuroprune_fairseq.files.models import load_model, model_of, settings_of
 from neuroprune_fairseq.method.pruning import zero_small_weights_
@@ -63,40 +63,69 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(written: Path, state: dict[str, Any], before: nn.Module) -> None:
-    """Load what was written and compare it with the model it was cut from."""
-    limit = HALF_LIMIT if is_half_precision(state) else LIMIT
-    after = load_model(written)
-    if is_half_precision(state):
-        # Rounded biases may turn the order of two translations: compare the exact cut.
-        difference = check_equal(before, compact(before), LIMIT)
-        difference = difference or check_equal(before, after, limit, beam=False)
-    else:
-        difference = check_equal(before, after, limit)
-    if difference:
-        refuse(f"the compact model does not match: {difference}; nothing was written")
-
-
-def _write_checked(
-    state: dict[str, Any], old: dict[str, Any], before: nn.Module, out: Path
-) -> None:
-    unwritable = f"OUT {out} cannot be written; make room or name another file"
-    with refusing(unwritable, OSError), replacing(out) as temporary:
-        with refusing(unwritable, RuntimeError):  # a full disk, in torch's words
-            save_data(state, temporary)
-        _check(temporary, old, before)
-
-
 def _cut_state(
-    state: dict[str, Any], before: nn.Module, plan: Plan, arguments: argparse.Namespace
-) -> tuple[dict[str, Any], nn.Module]:
-    after = compact(before, plan)
+    state: dict[str, Any],
+    before: nn.Module,
+    after: nn.Module,
+    plan: Plan,
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
     try:
-        return compact_state(state, before, after, plan, arguments.keep_optimizer), after
+        return compact_state(state, before, after, plan, arguments.keep_optimizer)
     except ValueError as error:
         refuse(
             f"--keep-optimizer: the optimizer's state of {arguments.input} cannot be cut: {error}"
         )
+
+
+@dataclass
+class _Cut:
+    """What is written, and what is said of it. Models are gone: they are as large as the file."""
+
+    state: dict[str, Any]
+    expected: list[Behaviour]  # of the model before the cut
+    limit: float  # of the difference of logits
+    lines: list[str]
+
+
+def _cut(arguments: argparse.Namespace) -> _Cut:
+    """Read the original and cut it."""
+    state = read_checkpoint(arguments.input)
+    check_settings(settings_of(state, arguments.input), arguments.input)
+    before = model_of(state, arguments.input)
+    check_model(before, arguments.input)
+    forget_weights_(state)
+    zero_small_weights_(before, arguments.tolerance)
+    plan, expected = make_plan(before), behaviour(before)
+    after = compact(before, plan)
+    limit = LIMIT
+    if is_half_precision(state):
+        # Rounded biases may turn the order of two translations: compare the exact cut.
+        _refuse_difference(expected, behaviour(after), limit)
+        expected, limit = [replace(one, translations=[]) for one in expected], HALF_LIMIT
+    lines = [format_table(before, after)]
+    if not cuts_something(plan, before):
+        lines.append(f"nothing to do: no head and no neuron of {arguments.input} is zero")
+    if state.get("last_optimizer_state") and not arguments.keep_optimizer:
+        lines.append("optimizer state left out (--keep-optimizer keeps it)")
+    return _Cut(_cut_state(state, before, after, plan, arguments), expected, limit, lines)
+
+
+def _refuse_difference(expected: list[Behaviour], found: list[Behaviour], limit: float) -> None:
+    if wrong := difference(expected, found, limit):
+        refuse(f"the compact model does not match: {wrong}; nothing was written")
+
+
+def _write_checked(cut: _Cut, out: Path) -> None:
+    """Write the compact checkpoint, load it, and compare what it does with the original."""
+    unwritable = f"OUT {out} cannot be written; make room or name another file"
+    with refusing(unwritable, OSError), replacing(out) as temporary:
+        with refusing(unwritable, RuntimeError):  # a full disk, in torch's words
+            save_data(cut.state, temporary)
+        cut.state.clear()
+        searches = any(one.translations for one in cut.expected)
+        found = behaviour(load_model(temporary), searches)
+        _refuse_difference(cut.expected, found, cut.limit)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -116,19 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"OUT {out} exists; --overwrite replaces it")
     # fairseq's encoder masks, nothing a user could change.
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
-    state = read_checkpoint(arguments.input)
-    check_settings(settings_of(state, arguments.input), arguments.input)
-    original = model_of(state, arguments.input)
-    check_model(original, arguments.input)
-    before = copy.deepcopy(original)
-    zero_small_weights_(before, arguments.tolerance)
-    plan = make_plan(before)
-    new_state, after = _cut_state(state, before, plan, arguments)
-    _write_checked(new_state, state, before, out)
-    print(format_table(original, after))
-    if not cuts_something(plan, before):
-        print(f"nothing to do: no head and no neuron of {arguments.input} is zero")
-    if state.get("last_optimizer_state") and not arguments.keep_optimizer:
-        print("optimizer state left out (--keep-optimizer keeps it)")
+    cut = _cut(arguments)
+    _write_checked(cut, out)
+    print(*cut.lines, sep="\n")
     size = [os.path.getsize(path) for path in (arguments.input, out)]
     print(f"{out}: {size[1]:,} bytes (was {size[0]:,}); loads with --user-dir")

@@ -282,7 +282,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = settings_of(state, arguments.input)
     check_settings(settings, arguments.input)
     check_supported(state, settings, arguments.input)
-    line = _export(arguments, settings, _corpus(arguments, state))
+    data = _corpus(arguments, state)
+    del state  # as large as the model, which fairseq reads again
+    line = _export(arguments, settings, data)
     print(f"{line}\n{out}: {sum(f.stat().st_size for f in out.iterdir()):,} bytes")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -72,24 +73,6 @@ def _outputs(model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
     return found + [model(**inputs, classification_head_name=name)[0] for name in heads]
 
 
-@torch.no_grad()
-def logit_difference(first: nn.Module, second: nn.Module, inputs: dict[str, Any]) -> float:
-    """Largest difference of the teacher-forced logits, relative to the largest logit.
-
-    Raises:
-        SystemExit: one line, when the first model has none to compare with.
-    """
-    worst = 0.0
-    for expected, found in zip(_outputs(first, inputs), _outputs(second, inputs)):
-        if not expected.isfinite().all():
-            refuse("the model's own logits are not finite: some of its weights are too large")
-        if not found.isfinite().all():
-            return float("inf")
-        largest = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
-        worst = max(worst, ((expected - found).abs().max() / largest).item())
-    return worst
-
-
 def _translate(model: nn.Module, inputs: dict[str, Any]) -> list[list[int]]:
     generator = SequenceGenerator(
         [model], model.decoder.dictionary, beam_size=BEAM, max_len_a=1, max_len_b=5
@@ -98,37 +81,80 @@ def _translate(model: nn.Module, inputs: dict[str, Any]) -> list[list[int]]:
     return [hypothesis["tokens"].tolist() for beams in found for hypothesis in beams]
 
 
-def _translations_differ(before: nn.Module, after: nn.Module, batches: list[dict]) -> bool:
-    before, after = copy.deepcopy(before).double(), copy.deepcopy(after).double()
-    return any(_translate(before, inputs) != _translate(after, inputs) for inputs in batches)
+@dataclass(frozen=True)
+class Behaviour:
+    """What a model does with some random batches, so that the model itself can go."""
+
+    outputs: list[Tensor]  # logits of every token and of classification heads, fp32
+    translations: list[list[int]]  # of beam search; none of a model that is not made for it
 
 
-def check_equal(
-    before: nn.Module, after: nn.Module, limit: float = 1e-5, beam: bool = True
-) -> str | None:
-    """Compare two models on random batches, teacher-forced and by beam search.
+def _searches(model: nn.Module) -> bool:
+    is_translator = isinstance(model, FairseqEncoderDecoderModel)
+    return is_translator and not isinstance(model, FairseqNATModel)
 
-    The logits are compared in fp32. Beam search, where a model is made for it, runs in fp64,
-    where rounding cannot turn the order of two almost equally good translations.
+
+@torch.no_grad()
+def behaviour(model: nn.Module, beam: bool = True) -> list[Behaviour]:
+    """Try a model on random batches, teacher-forced and by beam search.
+
+    Logits are computed in fp32. Beam search, where a model is made for it, runs in fp64, where
+    rounding cannot turn the order of two almost equally good translations: the model is that while
+    it lasts, and no copy of it.
 
     Args:
-        before: the model with its zeros, fp32, in evaluation mode.
-        after: the compact one.
-        limit: largest relative difference of logits that is let pass.
-        beam: also compare the translations of beam search.
+        model: fp32, in evaluation mode.
+        beam: also search.
 
     Returns:
-        What differs, None when nothing does.
+        What it did; of a multilingual model one for each language pair.
     """
-    if pairs := getattr(before, "models", None):  # one model for each language pair
-        checks = (check_equal(pairs[name], after.models[name], limit, beam) for name in pairs)
-        return next(filter(None, checks), None)
-    batches = [random_batch(before, seed) for seed in range(BATCHES)]
-    worst = max(logit_difference(before, after, inputs) for inputs in batches)
-    if not worst <= limit:
-        return f"logits differ by {worst:.1e} relative, more than {limit:.0e}"
-    searches = isinstance(before, FairseqEncoderDecoderModel)
-    searches &= not isinstance(before, FairseqNATModel)
-    if beam and searches and _translations_differ(before, after, batches):
-        return "beam search finds other translations"
+    if pairs := getattr(model, "models", None):
+        return [one for name in pairs for one in behaviour(pairs[name], beam)]
+    batches = [random_batch(model, seed) for seed in range(BATCHES)]
+    outputs = [logits for inputs in batches for logits in _outputs(model, inputs)]
+    translations: list[list[int]] = []
+    if beam and _searches(model) and all(logits.isfinite().all() for logits in outputs):
+        model.double()
+        translations = [found for inputs in batches for found in _translate(model, inputs)]
+        model.float()
+    return [Behaviour(outputs, translations)]
+
+
+def _logit_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """Largest difference of the logits, relative to a batch's largest logit."""
+    worst = 0.0
+    for one, other in zip(expected, found, strict=True):
+        if not one.isfinite().all():
+            refuse("the model's own logits are not finite: some of its weights are too large")
+        if not other.isfinite().all():
+            return float("inf")
+        largest = one.abs().max().clamp(min=torch.finfo(one.dtype).tiny)
+        worst = max(worst, ((one - other).abs().max() / largest).item())
+    return worst
+
+
+def difference(
+    expected: Sequence[Behaviour], found: Sequence[Behaviour], limit: float = 1e-5
+) -> str | None:
+    """Compare what two models did.
+
+    Args:
+        expected: of the model with its zeros.
+        found: of the compact one.
+        limit: largest relative difference of logits that is let pass.
+
+    Returns:
+        What differs, None when nothing does; translations count where both models searched.
+
+    Raises:
+        SystemExit: one line, when the first model's logits are not finite.
+    """
+    for one, other in zip(expected, found, strict=True):
+        worst = _logit_difference(one.outputs, other.outputs)
+        if not worst <= limit:
+            return f"logits differ by {worst:.1e} relative, more than {limit:.0e}"
+        searched = one.translations and other.translations
+        if searched and one.translations != other.translations:
+            return "beam search finds other translations"
     return None

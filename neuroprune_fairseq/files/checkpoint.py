@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from fairseq.data import data_utils
+from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.models.transformer import TransformerConfig
 
 from neuroprune_fairseq.files.atomic import replacing
 from neuroprune_fairseq.files.errors import LONGEST_REASON, refuse, refusing
@@ -20,6 +22,8 @@ from neuroprune_fairseq.files.settings import SettingsError, take_settings_
 
 MADE_EARLIER = "was made compact by an earlier version; run neuroprune-compact on the original"
 _DAMAGED = "is damaged, no checkpoint, or holds more than data, which is not loaded"
+# Flags of models that are about memory in training.
+_OF_A_RUN = {"checkpoint_activations", "min_params_to_wrap", "offload_activations"}
 _FOREIGN = re.compile(r"GLOBAL (fairseq[\w.]*meters\.\w+)")
 
 logger = logging.getLogger(__name__)
@@ -148,6 +152,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return {"cfg": None, **state}
 
 
+def forget_weights_(state: dict[str, Any]) -> None:
+    """Leave of a checkpoint's weights only shapes and types, once a model holds them, in place."""
+    state["model"] = {name: weight.to("meta") for name, weight in state["model"].items()}
+
+
 def save_data(state: Any, path: str | Path) -> None:
     """As torch.save, but equal content makes equal bytes: the file's name is no part of it.
 
@@ -203,8 +212,9 @@ def model_flags(state: dict[str, Any]) -> list[str]:
         state: as :func:`read_checkpoint` returns it, of a model named by ``--arch``.
 
     Returns:
-        ``["--arch=NAME", ...]`` with every flag of the model whose saved value is not
-        the architecture's own, each in one word with its value; dropout is among them.
+        ``["--arch=NAME", ...]`` with every flag of the model whose saved value is neither
+        the architecture's nor fairseq's own, each in one word with its value; dropout is among
+        them, how a run saves memory is not.
 
     Raises:
         SystemExit: one line, when the architecture is unknown.
@@ -213,16 +223,26 @@ def model_flags(state: dict[str, Any]) -> list[str]:
     arch = getattr(saved, "arch", None)
     if arch not in ARCH_CONFIG_REGISTRY:
         refuse(f"the checkpoint's architecture {arch!r} is unknown; name one with --arch")
-    defaults = argparse.Namespace()
-    ARCH_CONFIG_REGISTRY[arch](defaults)
+    own = argparse.Namespace()
+    ARCH_CONFIG_REGISTRY[arch](own)
     parser = argparse.ArgumentParser(add_help=False)
     ARCH_MODEL_REGISTRY[arch].add_args(parser)
+    defaults = {**_fairseq_defaults(arch), **vars(own)}
     flags = [f"--arch={arch}"]
     for action in parser._actions:
         value = getattr(saved, action.dest, None)
-        if value is not None and value != getattr(defaults, action.dest, None):
+        default = defaults.get(action.dest, action.default)
+        if value not in (None, default) and action.dest not in _OF_A_RUN:
             flags += _words(action, value)
     return flags
+
+
+def _fairseq_defaults(arch: Any) -> dict[str, Any]:
+    """What fairseq takes for flags of a model that nobody has set, its architecture included."""
+    dataclass = getattr(ARCH_MODEL_REGISTRY[arch], "__dataclass", None) or TransformerConfig
+    parser = argparse.ArgumentParser(add_help=False)
+    gen_parser_from_dataclass(parser, dataclass(), delete_default=False, with_prefix="")
+    return {action.dest: action.default for action in parser._actions}
 
 
 def _words(action: argparse.Action, value: Any) -> list[str]:

@@ -175,6 +175,7 @@ def model_of(state: dict[str, Any], path: str | Path) -> nn.Module:
         model = models.build_model(settings, _stand_in_task(state), from_checkpoint=True)
         _add_classification_heads_(model, weights)
         model.load_state_dict(weights, strict=True, model_cfg=settings)
+    weights.clear()  # fairseq leaves a cycle of references to this dictionary
     return model.float().eval()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from neuroprune_fairseq.method.pieces import pieces
 from neuroprune_fairseq.method.sparsity import full_sizes
 from neuroprune_fairseq.structure import (
     AttentionBlock,
@@ -15,6 +17,10 @@ from neuroprune_fairseq.structure import (
     mlp_blocks,
     prunable_weights,
 )
+
+# Gives the scores of one weight's entries, fp32, in order, in pieces of any shape. They are made
+# anew each time that they are asked for: a model's scores are as large as its weights.
+Score = Callable[[], Iterable[Tensor]]
 
 
 @torch.no_grad()
@@ -55,8 +61,8 @@ class _SquaredGradients:
         self.values = values
 
     @staticmethod
-    def gradients(model: nn.Module) -> Tensor:
-        """What is squared, from the gradients that the model holds now: (n,), fp32."""
+    def gradients(model: nn.Module) -> list[Tensor]:
+        """What is squared, from the gradients that the model holds now: n entries in all."""
         raise NotImplementedError
 
     @staticmethod
@@ -70,29 +76,43 @@ class _SquaredGradients:
         Raises:
             ValueError: they are not.
         """
-        size = self.gradients(model).shape
-        if self.values is not None and getattr(self.values, "shape", None) != size:
-            raise ValueError(f"the importance of {size.numel()} heads or weights is not in it")
+        size = sum(gradient.numel() for gradient in self.gradients(model))
+        if self.values is not None and getattr(self.values, "shape", None) != (size,):
+            raise ValueError(f"the importance of {size} heads or weights is not in it")
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the gradients that the model holds now."""
-        found = self.gradients(model).square()
-        mean = found.sum() / self.full_size(model)
+        gradients = self.gradients(model)
+        mean = _sum_of_squares(gradients) / self.full_size(model)
         # Not finite: an overflow that the optimizer will skip. No host synchronisation here.
-        found = torch.where(torch.isfinite(mean) & (mean > 0), found / mean, 0.0)
+        counts, share = torch.isfinite(mean) & (mean > 0), 1.0 - self.decay
         if self.values is None:
-            self.values = found
-        else:
-            self.values = self.values.to(found.device).lerp_(found, 1.0 - self.decay)
+            size = sum(gradient.numel() for gradient in gradients)
+            self.values, share = mean.new_zeros(size), 1.0
+        self.values = self.values.to(mean.device)
+        parts = self.values.split([gradient.numel() for gradient in gradients])
+        for part, gradient in zip(parts, gradients):
+            for old, found in pieces(part, gradient):
+                new = found.float().square().div_(mean)
+                old.lerp_(torch.where(counts, new, 0.0), share)
+
+
+def _sum_of_squares(tensors: list[Tensor]) -> Tensor:
+    """In fp32, without a copy of a tensor."""
+    total = tensors[0].new_zeros((), dtype=torch.float32)
+    for tensor in tensors:
+        for (piece,) in pieces(tensor):
+            total += piece.float().square().sum()
+    return total
 
 
 class HeadImportance(_SquaredGradients):
     """Each head's squared gate gradient (Michel et al.'s proxy), heads in forward order."""
 
     @staticmethod
-    def gradients(model: nn.Module) -> Tensor:
-        return torch.cat([gate_gradients(block) for block in attention_blocks(model)])
+    def gradients(model: nn.Module) -> list[Tensor]:
+        return [torch.cat([gate_gradients(block) for block in attention_blocks(model)])]
 
     @staticmethod
     def full_size(model: nn.Module) -> int:
@@ -125,27 +145,24 @@ class WeightImportance(_SquaredGradients):
     """
 
     @staticmethod
-    def gradients(model: nn.Module) -> Tensor:
+    def gradients(model: nn.Module) -> list[Tensor]:
         weights = _prunable_weights(model)
-        found = (torch.zeros_like(w) if w.grad is None else w.grad for w in weights)
-        return torch.cat([gradient.flatten().float() for gradient in found])
+        return [w.new_zeros(()).expand_as(w) if w.grad is None else w.grad for w in weights]
 
     @staticmethod
     def full_size(model: nn.Module) -> int:
         return full_sizes(model)["total"]
 
-    @torch.no_grad()
-    def scores(self, model: nn.Module) -> list[Tensor]:
-        """w^2 F of every prunable weight: one fp32 tensor each, of its shape.
+    def scores(self, model: nn.Module) -> list[Score]:
+        """w^2 F of every prunable weight.
 
         Attention modules come first, then MLPs, each in forward order. Before the first
         update F is 1, so that magnitude decides.
         """
         weights = _prunable_weights(model)
-        squares = [weight.float().square() for weight in weights]
         if self.values is None:
-            return squares
-        return [square * fisher for square, fisher in zip(squares, self._of_weights(weights))]
+            return [partial(_squares, weight) for weight in weights]
+        return [partial(_squares, *both) for both in zip(weights, self._of_weights(weights))]
 
     def _of_weights(self, weights: list[Tensor]) -> list[Tensor]:
         assert self.values is not None
@@ -159,6 +176,14 @@ class WeightImportance(_SquaredGradients):
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         weights = _prunable_weights(model)
         return dict(zip((names[id(weight)] for weight in weights), self._of_weights(weights)))
+
+
+@torch.no_grad()
+def _squares(weight: Tensor, fisher: Tensor | None = None) -> Iterator[Tensor]:
+    if fisher is None:
+        yield from (piece.float().square() for (piece,) in pieces(weight))
+    else:
+        yield from (piece.float().square().mul_(f) for piece, f in pieces(weight, fisher))
 
 
 def _prunable_weights(model: nn.Module) -> list[Tensor]:

@@ -61,6 +61,29 @@ def test_model_flags_build_the_same_model_again(saved, corpus, tmp_path):
         assert getattr(cfg.model, name) == saved_model[name], name
 
 
+def test_only_flags_of_the_model_are_listed_that_differ_from_its_defaults(saved):
+    state = checkpoint.read_checkpoint(saved("--dropout", 0.3, "--max-source-positions", 300))
+    flags = set(checkpoint.model_flags(state))
+    noise = {"min_params_to_wrap": 7, "checkpoint_activations": True, "adaptive_softmax_factor": 4}
+    vars(state["cfg"]["model"]).update(noise)
+    assert set(checkpoint.model_flags(state)) == flags
+    assert flags == {
+        "--arch=transformer_18x6_tiny",
+        "--dropout=0.3",
+        "--max-source-positions=300",
+        "--share-all-embeddings",
+        "--share-decoder-input-output-embed",
+    }
+
+
+@pytest.mark.parametrize("arch", ["transformer", "bart_base", "roberta_base", "transformer_lm_gpt"])
+def test_a_model_of_an_architecture_as_it_is_needs_no_other_flag(arch):
+    parser = options.get_training_parser()
+    words = [".", "--arch", arch, "--optimizer", "adam", "--lr", "1", "--save-dir", "x"]
+    saved = options.parse_args_and_arch(parser, words)
+    assert checkpoint.model_flags({"args": saved}) == [f"--arch={arch}"]
+
+
 def test_the_copy_for_a_tolerance_zeroes_small_prunable_weights_and_nothing_else(
     saved, corpus, tmp_path
 ):

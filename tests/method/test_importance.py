@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from neuroprune_fairseq.compact.cutting import cut_, plan_of_pruned
+from neuroprune_fairseq.method import pieces
 from neuroprune_fairseq.method.importance import HeadImportance, WeightImportance, gate_gradients
 from neuroprune_fairseq.method.pruning import zero_heads_, zero_neurons_
 from neuroprune_fairseq.pruners.targets import keep_importance_
@@ -38,6 +39,15 @@ def test_gate_gradients_equal_finite_differences_of_a_factor_on_the_head(
             block.out_proj.weight.data.copy_(original)
         slope = (losses[0] - losses[1]) / 0.02
         assert found[head].item() == pytest.approx(slope, rel=2e-3, abs=1e-5)
+
+
+def weights_of(model):
+    blocks = [*attention_blocks(model), *mlp_blocks(model)]
+    return [weight for block in blocks for weight in block.prunable_weights]
+
+
+def flat(tensors):
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def set_gradients(model, scale):
@@ -73,7 +83,7 @@ def test_by_default_an_update_counts_a_fiftieth_of_what_was_there(build_model, s
         model.zero_grad()
         loss_of(model, sample, part).backward()
         importance.update(model)
-        squares = kind.gradients(model).double() ** 2
+        squares = flat(kind.gradients(model)).double() ** 2
         seen.append(squares / squares.mean())
     expected = 0.98 * seen[0] + 0.02 * seen[1]
     assert torch.allclose(importance.values.double(), expected, rtol=1e-4)
@@ -132,13 +142,7 @@ def test_what_is_cut_out_leaves_the_rest_its_importance(build_model, sample, kin
 def test_a_weights_score_is_its_square_times_the_mean_of_its_squared_gradients(build_model, sample):
     model = build_model()
     importance = WeightImportance(decay=0.5)
-    weights = [
-        w
-        for blocks in (attention_blocks, mlp_blocks)
-        for b in blocks(model)
-        for w in b.prunable_weights
-    ]
-    seen = []
+    weights, seen = weights_of(model), []
     for factor in (1.0, 3.0):
         model.zero_grad()
         (factor * loss_of(model, sample)).backward()
@@ -147,12 +151,49 @@ def test_a_weights_score_is_its_square_times_the_mean_of_its_squared_gradients(b
         seen.append(squares / squares.mean())
     fisher = 0.5 * seen[0] + 0.5 * seen[1]
     expected = torch.cat([weight.flatten() ** 2 for weight in weights]) * fisher
-    found = importance.scores(model)
-    assert [score.shape for score in found] == [weight.shape for weight in weights]
-    assert torch.allclose(torch.cat([score.flatten() for score in found]), expected)
+    found = [flat(score()) for score in importance.scores(model)]
+    assert [len(score) for score in found] == [weight.numel() for weight in weights]
+    assert torch.allclose(torch.cat(found), expected)
 
 
 def test_before_the_first_gradient_magnitude_decides(build_model):
     model = build_model()
     score, weight = WeightImportance().scores(model)[0], attention_blocks(model)[0].q_proj.weight
-    assert torch.allclose(score, weight**2)
+    assert torch.allclose(flat(score()), weight.flatten() ** 2)
+
+
+def reference_update(values, model, decay):
+    """The mean as one formula on all weights at once."""
+    gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights_of(model)]
+    found = flat(gradients).square()
+    mean = found.double().mean().float()
+    found = found / mean if mean.isfinite() and mean > 0 else torch.zeros_like(found)
+    return found if values is None else values.lerp(found, 1 - decay)
+
+
+@pytest.mark.parametrize("piece", [100, 1 << 16])
+def test_piece_by_piece_the_importance_is_that_of_all_weights_at_once(
+    build_model, monkeypatch, piece
+):
+    monkeypatch.setattr(pieces, "CACHED", piece)
+    model, importance, expected = build_model(), WeightImportance(), None
+    generator = torch.Generator().manual_seed(3)
+    for fault in (None, None, float("inf"), float("nan"), None):
+        for weight in weights_of(model)[2:]:  # two have no gradient
+            weight.grad = torch.randn(weight.shape, generator=generator)
+        if fault:
+            weight.grad[0, 0] = fault
+        importance.update(model)
+        expected = reference_update(expected, model, importance.decay)
+        assert torch.allclose(importance.values, expected, rtol=1e-5)
+
+
+def test_an_update_makes_the_running_mean_in_place(build_model):
+    model, importance = build_model(), WeightImportance()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    importance.update(model)
+    place = importance.values.data_ptr()
+    importance.update(model)
+    assert importance.values.data_ptr() == place
+    assert importance.values.eq(1).all()

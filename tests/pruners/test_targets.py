@@ -10,7 +10,7 @@ from neuroprune_fairseq.compact import compact
 from neuroprune_fairseq.method.importance import WeightImportance
 from neuroprune_fairseq.method.pruning import zero_heads_, zero_neurons_
 from neuroprune_fairseq.method.sparsity import measure
-from neuroprune_fairseq.method.weight_selection import sparsify_, zero_lowest_
+from neuroprune_fairseq.method.weight_selection import sparsify_
 from neuroprune_fairseq.plugin.loop import epoch_ends
 from neuroprune_fairseq.pruners import Run
 from neuroprune_fairseq.pruners.schedule import Schedule
@@ -68,21 +68,6 @@ def test_sparsify_ends_at_the_share_and_takes_zeros_first(build_model, part, sha
     assert measure(model)[f"{part}_sparsity"] == pytest.approx(share, abs=1e-4)
     after = [b.q_proj.weight == 0 for b in attention_blocks(model)]
     assert all((new | ~old).all() for old, new in zip(before, after))
-
-
-@pytest.mark.parametrize("count", [0, -1, -3])
-def test_no_weight_is_zeroed_where_enough_are(count):
-    weight = torch.tensor([3.0, 0.0, -2.0, 1.0])
-    zero_lowest_([weight], [weight.square()], count)
-    assert weight.tolist() == [3.0, 0.0, -2.0, 1.0]
-
-
-def test_the_lowest_scores_of_all_weights_together_go_whatever_the_magnitudes():
-    weights = [torch.tensor([[1.0, 9.0], [2.0, 8.0]]), torch.tensor([7.0, 3.0, 6.0])]
-    scores = [torch.tensor([[5.0, 1.0], [6.0, 3.0]]), torch.tensor([2.0, 7.0, 3.0])]
-    zero_lowest_(weights, scores, 3)
-    assert weights[0].tolist() == [[1.0, 0.0], [2.0, 0.0]]  # of two equal ones the first goes
-    assert weights[1].tolist() == [0.0, 3.0, 6.0]
 
 
 @pytest.mark.parametrize("part", ["attn", "mlp", "total"])
