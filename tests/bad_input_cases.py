@@ -152,7 +152,7 @@ CASES = [
             "empty": "is empty; .* adds to it",
             "list": "line 1 is no JSON object",
             "negative": "line 1 has -1 in 'bleu', which is not within 0 and 100",
-            "fields": "line 1 lacks '(method|label)'",
+            "fields": "line 1 lacks '(method|label|generation_seconds)'",
             "binary": "cannot be read as text",
         }.items()
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from argparse import Namespace
 from pathlib import Path
@@ -34,8 +35,13 @@ TRAIN_FLAGS = [
 
 @pytest.fixture(autouse=True)
 def keep_log_handlers(monkeypatch):
-    """fairseq-validate removes the log's handlers, pytest's among them."""
+    """fairseq-validate removes the log's handlers, pytest's among them; commands lower its level."""
     monkeypatch.setattr(validate, "reset_logging", lambda: None)
+    loggers = [logging.getLogger(name) for name in ("", "fairseq")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels):
+        logger.setLevel(level)
 
 
 @pytest.fixture

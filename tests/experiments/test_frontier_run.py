@@ -166,7 +166,7 @@ print(*worker.runner.ran)
 
 def test_three_workers_that_start_at_once_on_a_new_database_share_it(tmp_path):
     """Each has a folder of its own; the results of all are in each of them."""
-    code, url = WORKER.format(tests=str(ROOT / "tests")), f"sqlite:///{tmp_path}/new.db"
+    code, url = WORKER.format(tests=str(Path(__file__).parent)), f"sqlite:///{tmp_path}/new.db"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     workers = [
         subprocess.Popen(
