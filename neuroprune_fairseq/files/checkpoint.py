@@ -20,7 +20,7 @@ from neuroprune_fairseq.files.settings import SettingsError, take_settings_
 
 MADE_EARLIER = "was made compact by an earlier version; run neuroprune-compact on the original"
 _DAMAGED = "is damaged, no checkpoint, or holds more than data, which is not loaded"
-_FOREIGN = re.compile(r"GLOBAL (fairseq[\w.]*meters\.\w+)")
+_FOREIGN = re.compile(r"GLOBAL (fairseq\.[\w.]+)")
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +77,9 @@ def unreadable(error: Exception) -> str:
     """What to say of a file that does not load."""
     if isinstance(error, SettingsError):
         return str(error)
-    if meters := _FOREIGN.search(str(error)):
+    if found := _FOREIGN.search(str(error)):
         return (
-            f"holds objects ({meters[1]}), which are not loaded; where it was written, save it "
+            f"holds objects ({found[1]}), which are not loaded; where it was written, save it "
             'without them: torch.save({"args": state["args"], "model": state["model"]}, FILE)'
         )
     return _DAMAGED
