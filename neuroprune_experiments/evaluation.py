@@ -263,8 +263,7 @@ def evaluate(
         shortlist: whether the engine uses its own.
 
     Returns:
-        A record for each of the settings. What fairseq-generate printed stays beside the
-        checkpoint.
+        A record for each of the settings. fairseq-generate's output stays by the checkpoint.
     """
     checkpoint = Path(checkpoint)
     references = [read_references(data, each.subset) for each in settings]
