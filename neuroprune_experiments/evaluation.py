@@ -28,7 +28,7 @@ from neuroprune_experiments.provenance import git_commit, hardware
 from neuroprune_fairseq.files.atomic import replacing, working_folder
 from neuroprune_fairseq.files.checkpoint import language_pair, read_checkpoint, write_checkpoint
 from neuroprune_fairseq.files.errors import refuse, refusing
-from neuroprune_fairseq.files.models import check_dictionaries, model_of
+from neuroprune_fairseq.files.models import check_dictionaries, model_of, stored_weights
 from neuroprune_fairseq.method.pruning import zero_small_weights_
 from neuroprune_fairseq.method.sparsity import measure
 
@@ -202,10 +202,7 @@ def with_weights_of(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
         model: whose weights it is to hold.
         state: the content; stays as it is.
     """
-    # Only what the file had, as it had it: a loaded model may hold buffers that its checkpoint does
-    # not, and old files have entries that today's models lack (_float_tensor of positions).
-    new, old = model.state_dict(), state["model"]
-    weights = {n: new[n].to(old[n].dtype) if n in new else old[n] for n in old}
+    weights = stored_weights(model, state["model"])
     return {**state, "model": weights, "last_optimizer_state": None}
 
 
@@ -266,7 +263,7 @@ def evaluate(
         shortlist: whether the engine uses its own.
 
     Returns:
-        A record for each of the settings. What fairseq-generate printed stays on disk beside it.
+        A record for each of the settings. fairseq-generate's output stays by the checkpoint.
     """
     checkpoint = Path(checkpoint)
     references = [read_references(data, each.subset) for each in settings]

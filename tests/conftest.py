@@ -35,7 +35,7 @@ TRAIN_FLAGS = [
 
 @pytest.fixture(autouse=True)
 def keep_log_handlers(monkeypatch):
-    """fairseq-validate removes the log's handlers, pytest's among them; commands lower its level."""
+    """fairseq-validate removes the log's handlers, pytest's too; commands set its level."""
     monkeypatch.setattr(validate, "reset_logging", lambda: None)
     loggers = [logging.getLogger(name) for name in ("", "fairseq")]
     levels = [logger.level for logger in loggers]

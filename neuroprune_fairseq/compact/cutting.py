@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from neuroprune_fairseq.compact.modules import (
     ConstantAttention,
-    RemovedLayer,
     SelectedLinear,
+    removed_layer,
 )
 from neuroprune_fairseq.method.pruning import (
     fold_neurons_,
@@ -222,7 +222,7 @@ def _keep_inputs_(block: AttentionBlock, kept: Tensor) -> None:
 
 def _remove_layer_(model: nn.Module, layer: LayerBlock) -> None:
     """Put the residual path alone where a layer stands, under each of its names."""
-    removed = RemovedLayer(layer)
+    removed = removed_layer(layer)
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if module is layer.module:
             parent, _, index = name.rpartition(".")

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from neuroprune_fairseq.compact.cutting import Plan
 from neuroprune_fairseq.compact.optimizer import cut_optimizer_state
 from neuroprune_fairseq.compact.sizes import SETTING, head_numbers, per_layer_config, set_sizes_
 from neuroprune_fairseq.files.checkpoint import model_settings
 from neuroprune_fairseq.files.errors import refuse
+from neuroprune_fairseq.files.models import stored_weights
 from neuroprune_fairseq.structure import all_attention, attention_blocks, mlp_blocks
 
 # Options under which heads or neurons cannot be cut without changing the output.
@@ -66,13 +67,6 @@ def check_model(model: nn.Module, what: str) -> None:
             refuse(f"{what}: {mlp.name} does not tell its activation; it cannot be cut")
 
 
-def _stored(tensor: Tensor, like: Tensor | None, seen: dict[int, Tensor]) -> Tensor:
-    """In the precision of the original; what was one tensor stays one."""
-    if like is None or like.dtype == tensor.dtype:
-        return tensor
-    return seen.setdefault(tensor.data_ptr(), tensor.to(like.dtype))
-
-
 def _with_sizes(state: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's settings with the sizes of its compact model: its entries args and cfg."""
     if state.get("args"):  # written before fairseq had cfg, which not every model leaves as it is
@@ -109,13 +103,7 @@ def compact_state(
     Raises:
         ValueError: the optimizer's state does not fit the model.
     """
-    old: dict[str, Tensor] = state["model"]
-    seen: dict[Any, str] = {}
-    # Only what the file had: a loaded model may hold buffers that its checkpoint does not.
-    names = [name for name, _ in after.named_parameters(remove_duplicate=False)]
-    names += [name for name in old if name not in names]
-    weights = after.state_dict()
-    new = {name: _stored(weights[name], old.get(name), seen) for name in names if name in weights}
+    new = stored_weights(after, state["model"])
     result = {**state, "model": new, "last_optimizer_state": None}
     if config := per_layer_config(after, head_numbers(model_settings(state), before, plan)):
         result.update(_with_sizes(state, config))

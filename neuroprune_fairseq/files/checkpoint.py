@@ -24,7 +24,7 @@ MADE_EARLIER = "was made compact by an earlier version; run neuroprune-compact o
 _DAMAGED = "is damaged, no checkpoint, or holds more than data, which is not loaded"
 # Flags of models that are about memory in training.
 _OF_A_RUN = {"checkpoint_activations", "min_params_to_wrap", "offload_activations"}
-_FOREIGN = re.compile(r"GLOBAL (fairseq[\w.]*meters\.\w+)")
+_FOREIGN = re.compile(r"GLOBAL (fairseq\.[\w.]+)")
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +81,9 @@ def unreadable(error: Exception) -> str:
     """What to say of a file that does not load."""
     if isinstance(error, SettingsError):
         return str(error)
-    if meters := _FOREIGN.search(str(error)):
+    if found := _FOREIGN.search(str(error)):
         return (
-            f"holds objects ({meters[1]}), which are not loaded; where it was written, save it "
+            f"holds objects ({found[1]}), which are not loaded; where it was written, save it "
             'without them: torch.save({"args": state["args"], "model": state["model"]}, FILE)'
         )
     return _DAMAGED

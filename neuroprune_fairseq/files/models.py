@@ -179,6 +179,28 @@ def model_of(state: dict[str, Any], path: str | Path) -> nn.Module:
     return model.float().eval()
 
 
+def stored_weights(model: nn.Module, old: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A model's weights as its checkpoint would hold them.
+
+    Args:
+        model: built from the checkpoint, changed or cut since.
+        old: the weights that the checkpoint holds.
+
+    Returns:
+        By today's names, which models give old files' weights as they load them, in the precision
+        of the checkpoint. What was one tensor stays one. Of buffers only those that the file had.
+    """
+    weights, cast = model.state_dict(), dict[int, Tensor]()
+    plain = next((tensor.dtype for tensor in old.values() if tensor.is_floating_point()), None)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    names += [name for name in old if name in weights and name not in names]
+    for name in names:
+        tensor, dtype = weights[name], old[name].dtype if name in old else plain
+        if dtype != tensor.dtype:
+            weights[name] = cast.setdefault(tensor.data_ptr(), tensor.to(dtype))
+    return {name: weights[name] for name in names}
+
+
 def load_model(path: str | Path) -> nn.Module:
     """Read a checkpoint and build its model: :func:`read_checkpoint`, :func:`model_of`."""
     return model_of(read_checkpoint(path), path)

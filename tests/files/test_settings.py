@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 import types
-from argparse import Namespace
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from neuroprune_experiments.evaluation import with_weights_of
 from neuroprune_fairseq.files.checkpoint import read_checkpoint, write_checkpoint
 from neuroprune_fairseq.files.models import model_of
 from neuroprune_fairseq.files.settings import SettingsError, check_settings
+from neuroprune_fairseq.structure import attention_blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # fairseq's about hydra
 
@@ -89,6 +91,16 @@ def test_flags_of_somebodys_model_are_known_when_it_is_registered():
     assert taken(**{**settings, "arch": "not_registered"}) == {"arch": "not_registered"}
 
 
+def packed(weights):
+    """Weights as in 2018: q, k and v of every attention module in one tensor."""
+    old = {name: tensor for name, tensor in weights.items() if not re.search("[qkv]_proj", name)}
+    for name in weights:
+        if "q_proj" in name:
+            parts = [weights[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            old[name.replace("q_proj.", "in_proj_")] = torch.cat(parts)
+    return old
+
+
 def old_forms(state):
     """A checkpoint as earlier versions of fairseq wrote it, or as people publish them."""
     settings = state["cfg"]["model"]
@@ -101,6 +113,7 @@ def old_forms(state):
         "weights and settings": small,
         "half precision": {**small, "model": halves},
         "no optimizer": {**state, "last_optimizer_state": None, "optimizer_history": []},
+        "packed projections": {**small, "model": packed(halves)},
         "old buffers": {
             **small,
             "model": {**state["model"], "encoder.embed_positions._float_tensor": torch.zeros(1)},
@@ -109,9 +122,10 @@ def old_forms(state):
 
 
 FORMS = ("args only", "args and cfg", "cfg", "weights and settings", "half precision")
+FORMS += ("no optimizer", "old buffers", "packed projections")
 
 
-@pytest.mark.parametrize("form", [*FORMS, "no optimizer", "old buffers"])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_checkpoint_of_every_age_gives_the_same_model(form, checkpoints, corpus, tmp_path):
     state = torch.load(checkpoints.dense, weights_only=True)
     path = tmp_path / "old.pt"
@@ -123,31 +137,57 @@ def test_a_checkpoint_of_every_age_gives_the_same_model(form, checkpoints, corpu
     for model in models:
         found = model.state_dict()
         for name, tensor in state["model"].items():
-            tolerance = 1e-2 if form == "half precision" else 1e-8
+            tolerance = 1e-2 if form in ("half precision", "packed projections") else 1e-8
             torch.testing.assert_close(found[name], tensor, atol=tolerance, rtol=0)
 
 
-def test_meters_of_old_checkpoints_are_refused_with_the_way_out(checkpoints, tmp_path, monkeypatch):
-    meters = types.ModuleType("fairseq.meters")
-    meters.AverageMeter = type("AverageMeter", (), {"__module__": "fairseq.meters"})
-    monkeypatch.setitem(sys.modules, "fairseq.meters", meters)
-    state = torch.load(checkpoints.dense, weights_only=True)
-    torch.save({**state, "extra_state": {"train": meters.AverageMeter()}}, tmp_path / "old.pt")
+@torch.no_grad()
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_changed_in_an_old_model_is_saved_with_it(form, checkpoints, tmp_path):
+    old = old_forms(torch.load(checkpoints.dense, weights_only=True))[form]
+    torch.save(old, tmp_path / "old.pt")
+    state = read_checkpoint(tmp_path / "old.pt")
+    model = model_of(state, "it")
+    for block in attention_blocks(model):
+        block.module.q_proj.weight.zero_()
+    new = with_weights_of(model, state)
+    kinds = {tensor.dtype for tensor in new["model"].values()}
+    assert kinds == {tensor.dtype for tensor in old["model"].values()}
+    for block in attention_blocks(model_of(new, "it")):
+        assert not block.module.q_proj.weight.any() and block.module.k_proj.weight.any()
+
+
+@pytest.fixture
+def saved_with(checkpoints, tmp_path, monkeypatch):
+    """Saves a checkpoint with an object of a class of fairseq's, by its name."""
+
+    def save(module, name):
+        stand_in = types.ModuleType(module)
+        monkeypatch.setitem(sys.modules, module, stand_in)
+        setattr(stand_in, name, type(name, (), {"__module__": module}))
+        meter = getattr(stand_in, name)()
+        meter.sum = 3.0
+        state = torch.load(checkpoints.dense, weights_only=True)
+        state["extra_state"]["train_meters"] = OrderedDict(train_loss=meter)
+        torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+        return str(tmp_path / "old.pt")
+
+    return save
+
+
+@pytest.mark.parametrize("name", ["AverageMeter", "TimeMeter", "StopwatchMeter"])
+def test_meters_of_old_checkpoints_are_read_as_nothing(name, saved_with, tmp_path):
+    path = saved_with("fairseq.meters", name)
+    for read in (read_checkpoint, checkpoint_utils.load_checkpoint_to_cpu):
+        write_checkpoint(read(path), tmp_path / "new.pt")
+        again = torch.load(tmp_path / "new.pt", weights_only=True)
+        assert again["extra_state"]["train_meters"] == {"train_loss": {}}
+
+
+def test_other_objects_of_fairseqs_are_refused_with_the_way_out(saved_with):
+    path = saved_with("fairseq.somewhere", "AverageMeter")
     for read in (read_checkpoint, checkpoint_utils.load_checkpoint_to_cpu):
         with pytest.raises(
-            SystemExit, match=r"objects \(fairseq.meters.AverageMeter\).*torch.save"
+            SystemExit, match=r"objects \(fairseq.somewhere.AverageMeter\).*torch.save"
         ):
-            read(str(tmp_path / "old.pt"))
-
-
-def test_what_the_caller_overrides_is_not_checked(checkpoints, tmp_path):
-    state = torch.load(checkpoints.dense, weights_only=True)
-    for form in ("cfg", "args only"):
-        torch.save(copy.deepcopy(old_forms(state)[form]), tmp_path / "c.pt")
-        found = checkpoint_utils.load_checkpoint_to_cpu(
-            str(tmp_path / "c.pt"), {"data": "my (data)"}
-        )
-        assert found["cfg"].task.data == "my (data)"
-        assert found["cfg"].common.user_dir is None
-    assert isinstance(found["args"], Namespace)
-    assert found["args"].data == "my (data)"
+            read(path)

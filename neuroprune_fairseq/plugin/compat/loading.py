@@ -9,16 +9,26 @@ import typing
 
 from neuroprune_fairseq.files.errors import reason, refuse, refusing
 
+# What fairseq until 0.8 kept its averages of the loss in, and saved as objects.
+METERS = ("AverageMeter", "TimeMeter", "StopwatchMeter")
+
+
+def _stand_in(name: str) -> type:
+    """A class under the name of one of METERS that does nothing; saved again, it is empty."""
+    empty = {"__module__": "fairseq.meters", "__reduce__": lambda _: (collections.OrderedDict, ())}
+    return type(name, (), empty)
+
 
 def allow_fairseq_checkpoints() -> None:
     """Let torch.load read fairseq's checkpoints without weights_only=False.
 
     fairseq stores its configuration as argparse.Namespace, which torch's safe
-    loader refuses; a Namespace only holds attributes, so allowing it runs no code.
+    loader refuses; a Namespace only holds attributes, so allowing it runs no code. Nor do old
+    checkpoints' meters, of which only the names are known here: fairseq no longer reads them.
     """
     import torch
 
-    torch.serialization.add_safe_globals([argparse.Namespace])
+    torch.serialization.add_safe_globals([argparse.Namespace, *map(_stand_in, METERS)])
 
 
 def take_known_settings_only() -> None:
