@@ -1,4 +1,4 @@
-"""How much heads, hidden neurons and whole layers matter to the loss, on one scale."""
+"""How much heads and hidden neurons matter to the loss, on one scale."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
-LAYER = ".layer"
-
 
 def _times_gradient(parameter: Tensor | None) -> Tensor | None:
     """Entry by entry, the derivative of the loss by a factor on the parameter; fp32."""
@@ -19,42 +17,32 @@ def _times_gradient(parameter: Tensor | None) -> Tensor | None:
     return parameter.detach().float() * parameter.grad.float()
 
 
-def _sum(values: Tensor | None) -> Tensor | float:
-    return 0.0 if values is None else values.sum()
-
-
 @torch.no_grad()
 def part_gate_gradients(model: nn.Module) -> dict[str, Tensor]:
     """The derivatives of the loss by factors on what parts add to the residual path, at factor 1.
 
     A head reaches the rest of the model through its columns of out_proj alone, a neuron through
-    its column of fc2, a layer through all of these and the biases of out_proj and fc2: so each
-    derivative is a sum of W * dloss/dW. A layer's is taken as a whole: what one part takes back
-    from another cancels.
+    its column of fc2: so each derivative is a sum of W * dloss/dW.
 
     Args:
         model: a fairseq model that holds gradients, wrapped or not.
 
     Returns:
-        By name, fp32: heads of a module (num_heads,), neurons of an MLP (neurons,), and a layer's
-        single number () under its name + LAYER. Parts without a gradient have 0.
+        By name, fp32: heads of a module (num_heads,), neurons of an MLP (neurons,). Parts without
+        a gradient have 0.
     """
     found: dict[str, Tensor] = {}
     for block in attention_blocks(model):
-        weight, layer = block.out_proj.weight, block.name.rpartition(".")[0] + LAYER
+        weight = block.out_proj.weight
         product = _times_gradient(weight)
         heads = weight.new_zeros(block.num_heads, dtype=torch.float32)
         if product is not None:
             heads = product.view(-1, block.num_heads, block.head_dim).sum(dim=(0, 2))
         found[block.name] = heads
-        whole = heads.sum() + _sum(_times_gradient(block.out_proj.bias))
-        found[layer] = found.get(layer, 0.0) + whole
     for mlp in mlp_blocks(model):
         product = _times_gradient(mlp.fc2.weight)
         neurons = mlp.fc2.weight.new_zeros(mlp.fc1.out_features, dtype=torch.float32)
         found[mlp.name] = neurons if product is None else product.sum(dim=0)
-        whole = found[mlp.name].sum() + _sum(_times_gradient(mlp.fc2.bias))
-        found[mlp.name + LAYER] = found.get(mlp.name + LAYER, 0.0) + whole
     return found
 
 
@@ -97,12 +85,10 @@ class PartImportance:
             kept: the heads or neurons that stay, (n,) long, by the name of module or MLP; of a
                 layer that goes, nothing is named.
         """
-        left = {name: indices for name, indices in kept.items() if len(indices)}
-        layers = {name.rpartition(".")[0] for name in left} | set(left)
         self.values = {
-            name: value if name.endswith(LAYER) else value[left[name].to(value.device)]
+            name: value[kept[name].to(value.device)]
             for name, value in self.values.items()
-            if name in left or name.removesuffix(LAYER) in layers
+            if len(kept.get(name, ()))
         }
 
     def check(self, model: nn.Module) -> None:

@@ -24,6 +24,7 @@ from neuroprune_fairseq.files.errors import refuse, refusing
 from neuroprune_fairseq.method import sparsity
 from neuroprune_fairseq.method.zero_mask import ZeroMask
 from neuroprune_fairseq.plugin import compacting, guards, resume, workers
+from neuroprune_fairseq.plugin.batch_loss import loss_of_batch
 from neuroprune_fairseq.plugin.precision import (
     half_precision_state,
     loss_scale,
@@ -141,10 +142,12 @@ class Loop:
         run.place = worker if run.begins_update else run.place + number
         self.pruner.before_batch(run)
 
-    def after_batch(self, optimizer: Any, sample_size: Any) -> None:
+    def after_batch(self, optimizer: Any, sample: Any, sample_size: Any) -> None:
         """After its backward pass; ``sample_size`` is 0 for a dummy batch."""
         self.run.loss_scale = loss_scale(optimizer)
+        self.run.loss_of_batch = partial(loss_of_batch, self.run.model, self.criterion, sample)
         self.pruner.after_batch(self.run, sample_size)
+        self.run.loss_of_batch = None
 
     def before_step(self) -> None:
         """Before an optimizer step."""

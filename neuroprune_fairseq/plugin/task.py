@@ -108,7 +108,7 @@ class PruningTask:
             guards.refuse_failed_update(update_num + 1, error)
         self.loop.before_batch(optimizer, update_num)
         loss, sample_size, logging_output = super().train_step(*arguments, **rest)
-        self.loop.after_batch(optimizer, 0.0 if ignore_grad else sample_size)
+        self.loop.after_batch(optimizer, sample, 0.0 if ignore_grad else sample_size)
         return loss, sample_size, logging_output
 
     def optimizer_step(self, optimizer, model, update_num):

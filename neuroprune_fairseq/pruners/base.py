@@ -34,6 +34,8 @@ class Run:
     pace: tuple[int, ...] = ()  # the settings that the length depends on, apart from the corpus
     place: int = 0  # of the micro-batch among those of all workers in its update
     begins_update: bool = True  # whether the micro-batch is its worker's first in the update
+    # The plain loss of the micro-batch, summed, without dropout and gradient; in after_batch only.
+    loss_of_batch: Optional[Callable[[], Tensor]] = None  # (), fp64
     loss_scale: float = 1.0  # what the loss was multiplied with before the backward pass
     sum_over_workers: Callable[[Tensor], Tensor] = lambda values: values  # (n,), on the CPU
 

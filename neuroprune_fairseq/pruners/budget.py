@@ -2,7 +2,8 @@
 
 What goes is decided by importance per cost (:mod:`neuroprune_fairseq.compact.shape_search`), again
 at every step of the schedule for the whole of what is asked, and then done as far as the schedule
-has come. First heads and layers go, then the number of neurons takes up what is left.
+has come, the coarsest first: layers one after the other, then heads, then neurons, which take up
+what is left.
 
 Several costs in a row make a family from one run: each is reached, recovers and is kept as a
 checkpoint of its own before the next one begins.
@@ -10,7 +11,8 @@ checkpoint of its own before the next one begins.
 
 import logging
 from bisect import bisect_left
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict
 from typing import Any, Optional
 
 from torch import Tensor, nn
@@ -26,105 +28,14 @@ from neuroprune_fairseq.compact.shape_search import search_shape, smallest_cost
 from neuroprune_fairseq.files.errors import refuse
 from neuroprune_fairseq.method.part_importance import PartImportance
 from neuroprune_fairseq.pruners.base import AS_BEGUN, Pruner, Run, head_records
-from neuroprune_fairseq.pruners.parts import PARTS, Left, Parts
-from neuroprune_fairseq.pruners.schedule import Schedule, ScheduleFlags, make_schedule
+from neuroprune_fairseq.pruners.goals import BudgetFlags, Goal, asked_goals
+from neuroprune_fairseq.pruners.layer_losses import LayerLosses
+from neuroprune_fairseq.pruners.parts import Parts, number_in
+from neuroprune_fairseq.pruners.schedule import Schedule, make_schedule
 
 logger = logging.getLogger(__name__)
 
-STRUCTURE_SHARE = 0.4  # heads and layers go in this first part of the way
-
-
-@dataclass
-class BudgetFlags(ScheduleFlags):
-    """What the model may cost in the end."""
-
-    target_speedup: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "X: end with a model that is X times as fast as the one that training began "
-            "with, by --cost-table, without it by floating-point operations; 1.5,2,3 makes a "
-            "family: each is reached in turn and kept as checkpoint_speedup_X.pt"
-        },
-    )
-    target_flops: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "R: end with this share of the floating-point operations; 0.7,0.5 as above"
-        },
-    )
-    target_parameters: Optional[str] = field(
-        default=None,
-        metadata={"help": "R: end with this share of all parameters; 0.7,0.5 as above"},
-    )
-    cost_table: Optional[str] = field(
-        default=None,
-        metadata={"help": "FILE that neuroprune-profile wrote: what --target-speedup counts by"},
-    )
-    target_parts: str = field(
-        default=",".join(PARTS),
-        metadata={"help": f"what may go for these three: some of {', '.join(PARTS)}"},
-    )
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One cost that was asked for."""
-
-    flag: str
-    text: str
-    share: float  # of the cost that the run began with
-
-    @property
-    def is_speedup(self) -> bool:
-        """Whether it was given as a factor."""
-        return self.flag == "--target-speedup"
-
-    @property
-    def name(self) -> str:
-        """Of its checkpoint: "speedup_2"."""
-        return f"{self.flag.removeprefix('--target-')}_{self.text}"
-
-
-def _goals(flag: str, text: str) -> list[Goal]:
-    """What a flag asks for, in order."""
-    speedup = flag == "--target-speedup"
-    example = "2 or 1.5,2,3" if speedup else "0.5 or 0.7,0.5"
-    what = "factors above 1" if speedup else "shares between 0 and 1"
-    try:
-        values = [float(word) for word in text.split(",")]
-        shares = [1 / value if speedup else value for value in values]
-    except (ValueError, ZeroDivisionError):
-        refuse(f"{flag} {text} must be numbers, such as {example}")
-    if not all(0 < share < 1 for share in shares):
-        refuse(f"{flag} {text} must be {what}, such as {example}")
-    if any(later >= earlier for earlier, later in zip(shares, shares[1:])):
-        refuse(f"{flag} {text} must be in order, the largest model first, such as {example}")
-    return [Goal(flag, word.strip(), share) for word, share in zip(text.split(","), shares)]
-
-
-def asked_goals(flags: BudgetFlags) -> list[Goal]:
-    """The costs that were asked for, in order; empty where none was.
-
-    Raises:
-        SystemExit: one line for one that cannot be.
-    """
-    asked = {
-        "--target-speedup": flags.target_speedup,
-        "--target-flops": flags.target_flops,
-        "--target-parameters": flags.target_parameters,
-    }
-    given = {flag: text for flag, text in asked.items() if text is not None}
-    if len(given) > 1:
-        refuse(f"{', '.join(given)}: one budget at a time; drop all but one")
-    goals = [goal for flag, text in given.items() for goal in _goals(flag, text)]
-    if len(goals) > 1 and flags.target_update is not None:
-        refuse(f"--target-update is for one model, {goals[0].flag} names more; drop it")
-    if flags.cost_table is not None and flags.target_speedup is None:
-        refuse("--cost-table says what --target-speedup counts by; name that, too")
-    unknown = set(flags.target_parts.split(",")) - set(PARTS)
-    if unknown or not flags.target_parts:
-        refuse(f"--target-parts {flags.target_parts} must be some of {','.join(PARTS)}")
-    return goals
+STAGES = {"layers": 2, "heads": 3, "neurons": 5}  # what goes when, in shares of the way
 
 
 class Budget(Pruner):
@@ -142,14 +53,16 @@ class Budget(Pruner):
         self.goals = asked_goals(flags)
         self._flags = flags
         self._importance = PartImportance()
+        self._layer_losses = LayerLosses()
         self._table: Any = None  # a CostTable from the first epoch on
         self._whole = 0.0  # cost that the run began with
         self._epochs: list[int] = []  # after which a goal is kept and the next one begins
         self._segments: list[int] = []  # the same in updates
         self._schedules: list[Schedule] = []
         self._pace: list[int] = []  # what the schedules were made for
-        self._from = [0, 0]  # heads and neurons that the current goal began with
-        self._begun = self._settled = self._reached = 0  # goals; settled: heads and layers are
+        self._from: dict[str, int] = {}  # by part, how many its stage began with
+        self._settled: dict[str, int] = {}  # by part, the goals that its stages are over for
+        self._reached = 0  # goals
 
     def __bool__(self) -> bool:
         return bool(self.goals)
@@ -167,6 +80,7 @@ class Budget(Pruner):
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {
             "importance": self._importance.values,
+            "layer_losses": self._layer_losses.values,
             "table": asdict(self._table) if self._table else None,
             "whole": self._whole,
             "epochs": self._epochs,
@@ -174,7 +88,8 @@ class Budget(Pruner):
             "schedules": [asdict(schedule) for schedule in self._schedules],
             "pace": self._pace,
             "from": self._from,
-            "goals": [self._begun, self._settled, self._reached],
+            "settled": self._settled,
+            "reached": self._reached,
             "asked": self._asked,
         }
 
@@ -183,12 +98,13 @@ class Budget(Pruner):
             was = state.get("asked", "other targets")
             refuse(f"{self._asked}: the run was begun with {was}; {AS_BEGUN}")
         self._importance.values = dict(state["importance"])
+        self._layer_losses.values = dict(state["layer_losses"])
         self._table = CostTable(**state["table"]) if state["table"] else None
         self._whole = float(state["whole"])
         self._epochs, self._segments = list(state["epochs"]), list(state["segments"])
         self._schedules = [Schedule(**schedule) for schedule in state["schedules"]]
-        self._pace, self._from = list(state["pace"]), list(state["from"])
-        self._begun, self._settled, self._reached = state["goals"]
+        self._pace, self._from = list(state["pace"]), dict(state["from"])
+        self._settled, self._reached = dict(state["settled"]), state["reached"]
 
     def start(self, run: Run) -> None:  # noqa: D102
         self._importance.check(run.model)
@@ -203,12 +119,18 @@ class Budget(Pruner):
             self._make_schedules(run)
             self._check(run)
 
+    def after_batch(self, run: Run, sample_size: Any) -> None:  # noqa: D102
+        number = self._number(run.num_updates + 1)
+        if self._loses_layers(number, run) and self._schedules[number].acts(run.num_updates + 1):
+            self._layer_losses.measure(run, Parts(run.model).removable, sample_size)
+
     def before_step(self, run: Run) -> None:  # noqa: D102
+        self._layer_losses.end_update(run)
         if self._reached < len(self.goals):
             self._importance.update(run.model)
 
     def after_step(self, run: Run) -> bool:  # noqa: D102
-        number = min(bisect_left(self._segments, run.num_updates), len(self.goals) - 1)
+        number = self._number(run.num_updates)
         schedule = self._schedules[number]
         # Not only at the end itself: with more workers a resumed run may be past it.
         ends = run.num_updates >= schedule.end
@@ -227,6 +149,7 @@ class Budget(Pruner):
 
     def before_cut(self, model: nn.Module, plan: dict[str, Tensor]) -> None:  # noqa: D102
         self._importance.keep(plan)
+        self._layer_losses.keep(Parts(model).removable)
 
     def kept_as(self, run: Run) -> Optional[str]:  # noqa: D102
         if len(self.goals) > 1 and run.epoch in self._epochs:
@@ -247,9 +170,10 @@ class Budget(Pruner):
         parts, asked = Parts(run.model), set(self._flags.target_parts.split(","))
         for number, goal in list(enumerate(self.goals))[self._reached :]:
             may_go = self._may_go(number, run)
-            options = parts.options(self._importance, may_go)
+            free = dict.fromkeys(parts.removable if "layers" in may_go else (), 0.0)
+            options = parts.options(self._importance, may_go, free)
             share = smallest_cost(self._table, options) / self._whole
-            if goal.share < share:
+            if self._budget(goal) < share * self._whole:
                 most, least = f"{1 / share:.2f} is the most", f"{share:.3f} is the least"
                 limit = f"{most if goal.is_speedup else least} for this model"
                 stay = "" if asked == {*may_go} else "; layers go only in a run of more epochs"
@@ -268,31 +192,56 @@ class Budget(Pruner):
             for begin, until in zip([0, *ends], ends)
         ]
 
+    def _budget(self, goal: Goal) -> float:
+        """What the model may cost: a hair less, so that rounding never ends above the goal."""
+        return goal.share * self._whole * (1 - 1e-12)
+
+    def _number(self, num_updates: int) -> int:
+        """Of the goal that this update belongs to."""
+        return min(bisect_left(self._segments, num_updates), len(self.goals) - 1)
+
+    def _stages(self, number: int, parts: Collection[str]) -> dict[str, Schedule]:
+        """When each of these parts goes, one after the other."""
+        shares = {part: share for part, share in STAGES.items() if part in parts}
+        begin, total, found = 0, sum(shares.values()), {}
+        for part, share in shares.items():
+            end = begin + share
+            found[part] = self._schedules[number].part(begin / total, end / total)
+            begin = end
+        return found
+
     def _may_go(self, number: int, run: Run) -> list[str]:
         """The parts that may go; layers only where the model trains on without them."""
-        schedule = self._schedules[number]
-        gone = schedule.next_act(schedule.first(STRUCTURE_SHARE).end)
-        last_begins = [0, *run.epoch_ends][self._epochs[number] - 1]
         parts = self._flags.target_parts.split(",")
-        return [part for part in parts if part != "layers" or gone <= last_begins]
+        if "layers" in parts:
+            schedule = self._schedules[number]
+            gone = schedule.next_act(self._stages(number, parts)["layers"].end)
+            if gone > [0, *run.epoch_ends][self._epochs[number] - 1]:
+                parts.remove("layers")
+        return parts
+
+    def _loses_layers(self, number: int, run: Run) -> bool:
+        return "layers" in self._may_go(number, run) and not self._is_settled("layers", number)
+
+    def _is_settled(self, part: str, number: int) -> bool:
+        return self._settled.get(part, 0) > number
 
     def _shrink_(self, run: Run, number: int) -> None:
         """One step towards a goal."""
-        parts, schedule = Parts(run.model), self._schedules[number]
-        structure = schedule.first(STRUCTURE_SHARE).progress(run.num_updates)
-        if self._begun <= number:
-            self._begun = number + 1
-            self._from = [parts.num_heads, parts.num_neurons]
-        options = parts.options(self._importance, self._may_go(number, run))
-        budget = self.goals[number].share * self._whole
-        goal = search_shape(self._table, options, budget, neurons_only=self._settled > number)
-        heads = sum(sum(shape.heads.values()) for shape in goal)
-        neurons = sum(shape.neurons for shape in goal)
-        left = Left(
-            heads + round((self._from[0] - heads) * (1 - structure)),
-            neurons + round((self._from[1] - neurons) * (1 - schedule.progress(run.num_updates))),
-            structure == 1,
-        )
-        parts.shrink_(goal, self._importance, left)
-        if structure == 1:
-            self._settled = number + 1
+        parts, may_go = Parts(run.model), self._may_go(number, run)
+        lost = self._layer_losses.in_units_of(parts.importance_by_layer(self._importance))
+        if not self._loses_layers(number, run):
+            lost = {}
+        options = parts.options(self._importance, may_go, lost)
+        budget, heads_stay = self._budget(self.goals[number]), self._is_settled("heads", number)
+        goal = search_shape(self._table, options, budget, neurons_only=heads_stay)
+        for part, stage in self._stages(number, may_go).items():
+            if run.num_updates <= stage.start or self._is_settled(part, number):
+                continue
+            parts = Parts(run.model)  # as the stage before leaves them
+            begun = self._from.setdefault(f"{part} {number}", number_in(parts.shapes, part))
+            wanted, progress = number_in(goal, part), stage.progress(run.num_updates)
+            left = wanted + round((begun - wanted) * (1 - progress))
+            parts.shrink_(part, goal, left, self._importance, lost)
+            if progress == 1:
+                self._settled[part] = number + 1

@@ -15,7 +15,8 @@ from neuroprune_fairseq.method.pruning import (
     prune_idle_neurons_,
 )
 from neuroprune_fairseq.pruners.base import Pruner, Run
-from neuroprune_fairseq.pruners.budget import Budget, BudgetFlags
+from neuroprune_fairseq.pruners.budget import Budget
+from neuroprune_fairseq.pruners.goals import BudgetFlags
 from neuroprune_fairseq.pruners.targets import TargetFlags, Targets
 
 
@@ -79,6 +80,10 @@ class NeuroPrune(Pruner):
     def start(self, run: Run) -> None:  # noqa: D102
         if self._targets:
             self._targets.start(run)
+
+    def after_batch(self, run: Run, sample_size: Any) -> None:  # noqa: D102
+        if self._targets:
+            self._targets.after_batch(run, sample_size)
 
     def before_step(self, run: Run) -> None:  # noqa: D102
         if self._targets:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from neuroprune_fairseq.compact.cost_table import LayerShape, layer_shapes
 from neuroprune_fairseq.compact.shape_search import LayerOptions, lost_by_number_kept
-from neuroprune_fairseq.method.part_importance import LAYER, PartImportance
+from neuroprune_fairseq.method.part_importance import PartImportance
 from neuroprune_fairseq.method.pruning import (
     pruned_heads,
     pruned_layers,
@@ -20,7 +19,7 @@ from neuroprune_fairseq.method.pruning import (
     zero_layers_,
     zero_neurons_,
 )
-from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
+from neuroprune_fairseq.structure import attention_blocks, layer_blocks, mlp_blocks
 
 PARTS = ("heads", "neurons", "layers")
 
@@ -32,13 +31,11 @@ def _living(total: int, gone: Tensor) -> Tensor:
     return alive.nonzero().flatten()
 
 
-@dataclass(frozen=True)
-class Left:
-    """How far a schedule has come."""
-
-    heads: int
-    neurons: int
-    no_layers: bool  # those that go are gone
+def number_in(shapes: Sequence[LayerShape], part: str) -> int:
+    """How many "heads", "neurons" or "layers" these layers have."""
+    if part == "layers":
+        return len(shapes)
+    return sum(s.neurons if part == "neurons" else sum(s.heads.values()) for s in shapes)
 
 
 class Parts:
@@ -75,21 +72,33 @@ class Parts:
             layers[name].neurons = len(neurons)
 
     @property
-    def num_heads(self) -> int:
-        """Of the whole model."""
-        return sum(map(len, self.heads.values()))
+    def removable(self) -> list[str]:
+        """The layers that can go as a whole."""
+        names = {shape.name for shape in self.shapes}
+        return [layer.name for layer in layer_blocks(self.model) if layer.name in names]
 
-    @property
-    def num_neurons(self) -> int:
-        """Hidden neurons of the whole model."""
-        return sum(map(len, self.neurons.values()))
+    def importance_by_layer(self, importance: PartImportance) -> dict[str, Tensor]:
+        """The importance of all heads and neurons that are there, (n,), by layer."""
+        found: dict[str, list[Tensor]] = {name: [] for name in self.removable}
+        for alive in (self.heads, self.neurons):
+            for name, indices in alive.items():
+                layer = name if name in self.mlps else name.rpartition(".")[0]
+                if layer in found:
+                    found[layer].append(self._values(importance, name)[indices])
+        return {name: torch.cat(values) for name, values in found.items()}
 
-    def options(self, importance: PartImportance, may_go: Sequence[str]) -> list[LayerOptions]:
+    def options(
+        self,
+        importance: PartImportance,
+        may_go: Collection[str],
+        removal_lost: Mapping[str, float],
+    ) -> list[LayerOptions]:
         """What may become of the layers, and what that loses.
 
         Args:
-            importance: of the model's parts.
-            may_go: some of PARTS.
+            importance: of the model's heads and neurons.
+            may_go: some of PARTS; what else there is stays.
+            removal_lost: what is lost without a layer, by its name; the others stay.
         """
         constant = np.zeros(1)  # of modules that have no head left
         found = {s.name: LayerOptions(s, dict.fromkeys(s.heads, constant)) for s in self.shapes}
@@ -104,9 +113,8 @@ class Parts:
             if "neurons" not in may_go:
                 lost[:-1] = float("inf")
             found[name].neurons_lost = lost
-        if "layers" in may_go:
-            for name, option in found.items():
-                option.removal_lost = float(importance.values.get(name + LAYER, 0.0))
+        for name, value in removal_lost.items():
+            found[name].removal_lost = value
         return list(found.values())
 
     def _values(self, importance: PartImportance, name: str) -> Tensor:
@@ -117,27 +125,40 @@ class Parts:
         number = block.num_heads if block else self.mlps[name].fc1.out_features
         return torch.ones(number, device="cpu")
 
-    def shrink_(self, goal: Sequence[LayerShape], importance: PartImportance, left: Left) -> None:
+    def shrink_(
+        self,
+        part: str,
+        goal: Sequence[LayerShape],
+        left: int,
+        importance: PartImportance,
+        removal_lost: Mapping[str, float],
+    ) -> None:
         """Zero the least important of what the goal leaves out, in place.
 
         Args:
+            part: "layers", "heads" or "neurons", which of them.
             goal: layers that stay, with what they keep.
-            importance: of the model's parts.
-            left: how many of the heads and neurons to leave, and whether layers go.
+            left: how many to leave in the whole model.
+            importance: of the model's heads and neurons.
+            removal_lost: what is lost without a layer, by its name.
         """
         shapes = {shape.name: shape for shape in goal}
-        keep = {
-            name: shapes[layer].heads[block.kind] if layer in shapes else 0
-            for name, block in self.attention.items()
-            for layer in [name.rpartition(".")[0]]
-        }
-        for name, heads in self._to_zero(self.heads, keep, importance, left.heads).items():
-            zero_heads_(self.attention[name], heads)
-        keep = {name: shapes[name].neurons if name in shapes else 0 for name in self.mlps}
-        for name, neurons in self._to_zero(self.neurons, keep, importance, left.neurons).items():
-            zero_neurons_(self.mlps[name], neurons)
-        if left.no_layers:
-            zero_layers_(self.model, [s.name for s in self.shapes if s.name not in shapes])
+        if part == "layers":
+            going = [shape.name for shape in self.shapes if shape.name not in shapes]
+            surplus = max(0, len(self.shapes) - left)
+            zero_layers_(self.model, sorted(going, key=removal_lost.__getitem__)[:surplus])
+        elif part == "heads":
+            keep = {
+                name: shapes[layer].heads[block.kind] if layer in shapes else 0
+                for name, block in self.attention.items()
+                for layer in [name.rpartition(".")[0]]
+            }
+            for name, heads in self._to_zero(self.heads, keep, importance, left).items():
+                zero_heads_(self.attention[name], heads)
+        else:
+            keep = {name: shapes[name].neurons if name in shapes else 0 for name in self.mlps}
+            for name, neurons in self._to_zero(self.neurons, keep, importance, left).items():
+                zero_neurons_(self.mlps[name], neurons)
 
     def _to_zero(
         self,

@@ -44,9 +44,11 @@ class Schedule:
         t = max(0.0, (num_updates - self.start) / max(1, self.end - self.start))
         return 1.0 - (1.0 - t) ** 3
 
-    def first(self, share: float) -> "Schedule":
-        """The same way, but at its end after this share of the updates."""
-        return replace(self, end=self.start + round(share * (self.end - self.start)))
+    def part(self, begin: float, end: float) -> "Schedule":
+        """The same way, but begun and ended after these shares of the updates."""
+        length = self.end - self.start
+        first, last = (self.start + round(share * length) for share in (begin, end))
+        return replace(self, start=first, end=last)
 
     def next_act(self, num_updates: int) -> int:
         """The first update, from this one on, after which the model is edited."""

@@ -239,7 +239,7 @@ class Targets(Pruner):
     def _remove_heads_(self, run: Run) -> None:
         if self.heads is None:
             return
-        schedule = self._schedule.first(HEADS_SHARE) if self.sparsities else self._schedule
+        schedule = self._schedule.part(0, HEADS_SHARE) if self.sparsities else self._schedule
         surplus = self._start["heads"] - self.heads
         keep = self.heads + round(surplus * (1.0 - schedule.progress(run.num_updates)))
         records = keep_heads_(

@@ -1,4 +1,4 @@
-"""Gate gradients of neurons and layers against finite differences of a real gate."""
+"""Gate gradients of heads and neurons against finite differences of a real gate."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import torch
 from test_importance import loss_of
 
 from neuroprune_fairseq.compact.cutting import cut_, plan_of_pruned
-from neuroprune_fairseq.method.part_importance import (
-    LAYER,
-    PartImportance,
-    part_gate_gradients,
-)
+from neuroprune_fairseq.method.part_importance import PartImportance, part_gate_gradients
 from neuroprune_fairseq.method.pruning import zero_heads_, zero_layers_, zero_neurons_
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
@@ -53,17 +49,6 @@ def test_they_equal_finite_differences_of_a_factor_on_the_part(model, sample):
     assert found[block.name][2].item() == pytest.approx(expected, rel=2e-3, abs=1e-5)
 
 
-def test_a_layer_is_one_part_with_its_biases(model, sample):
-    layer = "decoder.layers.1"
-    parts = [b.out_proj for b in attention_blocks(model) if b.name.startswith(layer)]
-    parts += [mlp.fc2 for mlp in mlp_blocks(model) if mlp.name == layer]
-    assert len(parts) == 3
-    parameters = [p for part in parts for p in (part.weight, part.bias)]
-    expected = slope(model, sample, parameters)
-    found = part_gate_gradients(model)[layer + LAYER].item()
-    assert found == pytest.approx(expected, rel=5e-3, abs=1e-5)
-
-
 def test_loss_scaling_does_not_change_what_is_important(model):
     importance = PartImportance()
     importance.update(model)
@@ -101,7 +86,6 @@ def test_what_is_cut_out_is_forgotten_and_the_rest_stays(model):
     first, second = "encoder.layers.0.self_attn", "encoder.layers.1.self_attn"
     assert torch.equal(importance.values[first], before[first][[0, 3, 4, 5]])
     assert second not in importance.values and "encoder.layers.1" in importance.values
-    assert "encoder.layers.1" + LAYER in importance.values
     assert not [name for name in importance.values if name.startswith("decoder.layers.5")]
     neurons = mlp_blocks(model)[0].name
     assert torch.equal(importance.values[neurons], before[neurons][[1, 2, *range(4, 96)]])

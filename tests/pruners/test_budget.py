@@ -11,8 +11,8 @@ from test_task import assert_equal_weights, epoch_lines, load
 from neuroprune_fairseq.compact.cost import flops_per_token
 from neuroprune_fairseq.compact.cost_file import write_cost_table
 from neuroprune_fairseq.compact.cost_table import CostTable, LayerShape, layer_shapes
-from neuroprune_fairseq.method.part_importance import LAYER, PartImportance
-from neuroprune_fairseq.pruners.parts import Left, Parts
+from neuroprune_fairseq.method.part_importance import PartImportance
+from neuroprune_fairseq.pruners.parts import Parts, number_in
 from neuroprune_fairseq.structure import attention_blocks
 
 FLAGS = ("--max-epoch", 3, "--target-interval", 2)
@@ -97,14 +97,13 @@ def test_a_run_resumed_in_its_second_epoch_is_the_same_run(run_train, tmp_path, 
 
 
 def importance_of(model, seed=1):
-    """Random importance of every part; a layer's is far larger than that of its parts."""
+    """Random importance of every head and neuron."""
     generator = torch.Generator().manual_seed(seed)
     found = PartImportance()
     for block in attention_blocks(model):
         found.values[block.name] = torch.rand(6, generator=generator)
     for name in Parts(model).mlps:
         found.values[name] = torch.rand(96, generator=generator)
-        found.values[name + LAYER] = torch.tensor(100.0)
     return found
 
 
@@ -114,22 +113,32 @@ def test_the_least_important_of_what_goes_goes_first(build_model):
     goal = copy.deepcopy(parts.shapes)
     goal[0].heads["encoder_self"] = 2
     goal[1].heads["encoder_self"] = 5
-    parts.shrink_(goal, importance, Left(heads=108 - 3, neurons=12 * 96, no_layers=False))
+    parts.shrink_("heads", goal, 108 - 3, importance, {})
     first, second = (importance.values[f"encoder.layers.{i}.self_attn"] for i in (0, 1))
     going = sorted([*first.sort().values[:4].tolist(), second.min().item()])[:3]
     gone = [v for v in [*first.tolist(), *second.tolist()] if v in going]
     after = Parts(model)
-    assert after.num_heads == 105 and len(gone) == 3
+    assert number_in(after.shapes, "heads") == 105 and len(gone) == 3
     for values, name in ((first, "encoder.layers.0"), (second, "encoder.layers.1")):
         alive = after.heads[f"{name}.self_attn"].tolist()
         assert alive == [head for head, v in enumerate(values.tolist()) if v not in going]
 
 
-def test_a_layer_goes_with_all_that_it_adds(build_model):
+def test_of_the_layers_that_go_the_one_that_is_missed_least_goes_first(build_model):
     model = build_model()
     parts = Parts(model)
-    goal = [shape for shape in parts.shapes if shape.name != "decoder.layers.2"]
-    parts.shrink_(goal, importance_of(model), Left(6 * 17, 11 * 96, no_layers=True))
+    going = {"decoder.layers.2": 2.0, "decoder.layers.3": 1.0, "encoder.layers.0": 3.0}
+    goal = [shape for shape in parts.shapes if shape.name not in going]
+    parts.shrink_("layers", goal, 11, importance_of(model), going)
+    left = [shape.name for shape in parts.shapes if shape.name != "decoder.layers.3"]
+    assert [s.name for s in Parts(model).shapes] == left
+
+
+def test_a_layer_goes_with_all_that_it_adds(build_model):
+    model = build_model()
+    parts, lost = Parts(model), {"decoder.layers.2": 1.0}
+    goal = [shape for shape in parts.shapes if shape.name not in lost]
+    parts.shrink_("layers", goal, 11, importance_of(model), lost)
     assert [s.name for s in Parts(model).shapes] == [shape.name for shape in goal]
     layer = model.decoder.layers[2]
     for linear in (layer.self_attn.out_proj, layer.encoder_attn.out_proj, layer.fc2):
@@ -139,12 +148,13 @@ def test_a_layer_goes_with_all_that_it_adds(build_model):
 def test_options_price_what_is_left(build_model):
     model = build_model()
     importance = importance_of(model)
-    option = Parts(model).options(importance, ["heads", "neurons", "layers"])[3]
+    lost = {"encoder.layers.3": 100.0}
+    option = Parts(model).options(importance, ["heads", "neurons", "layers"], lost)[3]
     assert option.shape == LayerShape("encoder.layers.3", {"encoder_self": 6}, 96)
     values = importance.values["encoder.layers.3.self_attn"].sort(descending=True).values
     for kept in range(7):
         assert option.heads_lost["encoder_self"][kept] == pytest.approx(values[kept:].sum().item())
     assert option.removal_lost == 100.0
-    fixed = Parts(model).options(importance, ["neurons"])[3]
+    fixed = Parts(model).options(importance, ["neurons"], {})[3]
     assert fixed.removal_lost == fixed.heads_lost["encoder_self"][5] == float("inf")
     assert fixed.heads_lost["encoder_self"][6] == 0.0

@@ -25,11 +25,14 @@ def test_the_schedule_is_cubic_between_start_and_end():
     assert schedule.progress(200) == schedule.progress(500) == 1.0
 
 
-def test_the_first_part_of_a_schedule_gets_there_earlier():
-    first = Schedule(start=100, end=200).first(0.4)
+def test_a_part_of_a_schedule_goes_the_whole_way_within_its_updates():
+    first = Schedule(start=100, end=200).part(0, 0.4)
     assert (first.start, first.end) == (100, 140)
     assert first.progress(120) == pytest.approx(0.875)
     assert first.progress(140) == first.progress(150) == 1.0
+    second = Schedule(start=100, end=200).part(0.4, 1)
+    assert (second.start, second.end) == (140, 200)
+    assert second.progress(140) == 0.0 and second.progress(170) == pytest.approx(0.875)
 
 
 def test_heads_alone_take_the_whole_way_to_the_target(run_train, tmp_path):
@@ -46,8 +49,8 @@ def test_the_schedule_acts_at_its_interval_and_always_at_the_end():
 def test_by_default_the_schedule_acts_every_tenth_update_after_its_start():
     schedule = Schedule(start=20, end=45)
     assert [n for n in range(100) if schedule.acts(n)] == [30, 40, 45]
-    assert schedule.first(0.1) == Schedule(start=20, end=22)
-    assert schedule.first(0.5).interval == schedule.interval == 10
+    assert schedule.part(0, 0.1) == Schedule(start=20, end=22)
+    assert schedule.part(0, 0.5).interval == schedule.interval == 10
 
 
 def test_a_schedule_of_no_length_is_at_its_end():
