@@ -34,7 +34,7 @@ METHODS = {  # the tiny corpus has 9 batches: 5 updates an epoch
     "target": NEUROPRUNE + "--penalty-solver proximal --attn-penalty-weight 0.01"
     " --target-heads 6 --target-sparsity 0.6 --target-interval 2",
     "shrink": HEADS + " --shrink",
-    "budget": NEUROPRUNE + "--target-flops 0.45 --target-interval 2 --decoder-layers 2",
+    "budget": NEUROPRUNE + "--target-flops 0.35 --target-interval 2 --decoder-layers 2",
     "dsp": PRUNER + "dsp --heads-to-keep 6",
     "michel": PRUNER + "michel --heads-to-keep 6 --prune-updates 8 --prune-steps 4"
     " --importance-recompute",
