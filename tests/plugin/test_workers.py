@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ METHODS = {  # the tiny corpus has 9 batches: 5 updates an epoch
     " --target-heads 6 --target-sparsity 0.6 --target-interval 2",
     "shrink": HEADS + " --shrink",
     "budget": NEUROPRUNE + "--target-flops 0.35 --target-interval 2 --decoder-layers 2",
+    "taught": HEADS + " --distill-from {teacher}",
     "dsp": PRUNER + "dsp --heads-to-keep 6",
     "michel": PRUNER + "michel --heads-to-keep 6 --prune-updates 8 --prune-steps 4"
     " --importance-recompute",
@@ -47,16 +49,18 @@ ON_CPU += ["--ddp-backend", "legacy_ddp"]
 
 def job(folder, data, name, method, workers, **settings):
     """A training that makes the same updates whether one or two workers make them."""
-    arguments = [data, *COMMON, *METHODS[method].split(), "--update-freq", 2 // workers]
+    flags = METHODS[method].format(teacher=folder / "teacher.pt").split()
+    arguments = [data, *COMMON, *flags, "--update-freq", 2 // workers]
     arguments += ["--save-dir", folder / name]
     log = folder / f"{name}.log"
     return {"arguments": [*map(str, arguments)], "log": str(log), "workers": workers, **settings}
 
 
 @pytest.fixture(scope="module")
-def runs(corpus, tmp_path_factory):
+def runs(corpus, checkpoints, tmp_path_factory):
     """The folder in which all of the runs are, in pairs NAME-1 and NAME-2."""
     folder = tmp_path_factory.mktemp("workers")
+    shutil.copy(checkpoints.dense, folder / "teacher.pt")
     jobs = [
         job(folder, corpus, f"{method}-{workers}", method, workers)
         for method in METHODS
