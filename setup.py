@@ -30,7 +30,7 @@ NUM2WORDS = ["num2words>=0.5.13"]
 DOCS = ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 
 # What neuroprune_experiments (neuroprune-frontier, neuroprune-report) needs and training does not.
-EXPERIMENTS = ["optuna>=4.9", "matplotlib", "jinja2", "tabulate"]
+EXPERIMENTS = ["optuna>=4.9", "matplotlib", "jinja2", "tabulate", "rouge-score"]
 
 setup(
     name="neuroprune_fairseq",

@@ -13,8 +13,9 @@ from typing import Any
 import ctranslate2
 
 from neuroprune_experiments.engine import detokenised, load, read_sources, timed
-from neuroprune_experiments.evaluation import bleu_scores, read_references
+from neuroprune_experiments.evaluation import read_references
 from neuroprune_experiments.frontier.methods import method_of
+from neuroprune_experiments.scores import bleu_scores
 from neuroprune_fairseq.compact.cost_table import layer_shapes
 from neuroprune_fairseq.compact.cutting import compact
 from neuroprune_fairseq.export.converter import ModelConverter

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from neuroprune_experiments import require
 from neuroprune_fairseq.files.errors import OneLineParser, refuse
 
 
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=128, metavar="N", help="sentences (default: 128)")
     zeroed = "zero prunable weights with |w| < T first, then measure and translate (default: 0)"
     add("--tolerance", type=float, default=0.0, metavar="T", help=zeroed)
+    add("--rouge", action="store_true", help="also score with ROUGE-1, -2 and -L, for summaries")
     add("--results", metavar="FILE", help="default: results.jsonl beside the checkpoint")
     add("--label", metavar="NAME", help="name in the results (default: the checkpoint's folder)")
     field = "a further entry of the line; may be repeated; numbers stay numbers"
@@ -60,6 +62,8 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, lis
         parser.error("--engine excludes --tolerance: what was exported is what translates")
     if args.shortlist and not args.engine:
         parser.error("--shortlist needs --engine: fairseq-generate has none")
+    if args.rouge:
+        require("rouge_score")
     if args.engine and importlib.util.find_spec("ctranslate2") is None:
         parser.error("--engine needs the package ctranslate2: pip install ctranslate2")
     try:
@@ -95,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # After the command line, since this takes time.
     from neuroprune_experiments import evaluation
     from neuroprune_experiments.records import check_results
+    from neuroprune_experiments.scores import ROUGE
     from neuroprune_fairseq.files.results import append_line
     from neuroprune_fairseq.files.text import printable
 
@@ -104,15 +109,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = Path(args.results) if args.results else checkpoint.parent / "results.jsonl"
     check_results(results)
     label = args.label or checkpoint.resolve().parent.name
-    engine = (args.engine, args.shortlist)
-    for found in evaluation.evaluate(checkpoint, args.data, settings, args.tolerance, *engine):
+    how = (args.tolerance, args.engine, args.shortlist, args.rouge)
+    for found in evaluation.evaluate(checkpoint, args.data, settings, *how):
         record = {"label": label, **found}
         taken = sorted(args.fields.keys() & record.keys())
         if taken:
             refuse(f"--field {taken[0]}: the line has an entry of this name already")
         append_line(results, record | args.fields)
+        rouge = "".join(f"ROUGE-{name[5:]} {record[name]:.2f}, " for name in ROUGE if args.rouge)
         print(
-            f"{printable(label)}: BLEU {record['bleu']:.2f}, {record['heads_kept']} of "
+            f"{printable(label)}: BLEU {record['bleu']:.2f}, {rouge}{record['heads_kept']} of "
             f"{record['heads_total']} heads, sparsity {record['total_sparsity']:.3f}, "
             f"{record['tokens_per_second']:.0f} tokens/s; added to {results}"
         )

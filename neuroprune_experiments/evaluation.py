@@ -1,4 +1,4 @@
-"""What a checkpoint is worth: fairseq-generate's translations, sacreBLEU, sparsity, one line."""
+"""What a checkpoint is worth: fairseq-generate's translations, scores, sparsity, one line."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from typing import Any
 
 import fairseq
 import torch
-from sacrebleu.metrics import BLEU
 from torch import nn
 from tqdm import tqdm
 
 import neuroprune_fairseq
 from neuroprune_experiments.provenance import git_commit, hardware
+from neuroprune_experiments.scores import text_scores
 from neuroprune_fairseq.files.atomic import replacing, working_folder
 from neuroprune_fairseq.files.checkpoint import language_pair, read_checkpoint, write_checkpoint
 from neuroprune_fairseq.files.errors import refuse, refusing
@@ -58,6 +58,11 @@ class GenerationSettings:
             *("--required-batch-size-multiple", "1"),
             *self.flags,
         ]
+
+    def facts(self) -> dict[str, Any]:
+        """What a record holds of them."""
+        how = {"beam": self.beam, "batch_size": self.batch_size}
+        return {"subset": self.subset, "generation_settings": self.arguments(), **how}
 
     def suffix(self) -> str:
         """What tells outputs of one checkpoint apart: the subset and all that is not default."""
@@ -158,20 +163,6 @@ def read_speed(output: Path) -> dict[str, float]:
     }
 
 
-def bleu_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
-    """Corpus BLEU of detokenised text, mixed case and lower-cased.
-
-    Returns:
-        bleu, bleu_lowercased (0 to 100) and the sacreBLEU signature of each.
-    """
-    scores: dict[str, Any] = {}
-    for suffix, lowercase in (("", False), ("_lowercased", True)):
-        metric = BLEU(lowercase=lowercase)
-        scores[f"bleu{suffix}"] = round(metric.corpus_score(hypotheses, [references]).score, 4)
-        scores[f"bleu{suffix}_signature"] = str(metric.get_signature())
-    return scores
-
-
 def read_references(data: str | Path, subset: str) -> list[str]:
     """Raw text of the target side, one sentence a line."""
     _, target = language_pair(data, subset)
@@ -251,6 +242,7 @@ def evaluate(
     tolerance: float = 0.0,
     engine: Path | None = None,
     shortlist: bool = False,
+    rouge: bool = False,
 ) -> list[dict[str, Any]]:
     """Measure one checkpoint, which is read once, then generate and score.
 
@@ -261,6 +253,7 @@ def evaluate(
         tolerance: prunable weights below it are zeroed first, in a temporary copy.
         engine: what neuroprune-export made of the checkpoint, to translate in place of fairseq.
         shortlist: whether the engine uses its own.
+        rouge: whether to score summaries, too.
 
     Returns:
         A record for each of the settings. fairseq-generate's output stays by the checkpoint.
@@ -283,14 +276,12 @@ def evaluate(
             path = folder / "checkpoint.pt"
             path.symlink_to(checkpoint.resolve())
         for each, expected in zip(settings, references):
-            name = f"{checkpoint.stem}.{each.suffix()}{ending}.txt"
             if engine is None:
-                found = _generated(path, data, each, checkpoint.parent / name, len(expected))
+                output = checkpoint.with_name(f"{checkpoint.stem}.{each.suffix()}{ending}.txt")
+                texts, speed = _generated(path, data, each, output, len(expected))
             else:
                 from neuroprune_experiments.engine import translate
 
-                found = translate(engine, data, each, shortlist)
-            how = {"subset": each.subset, "generation_settings": each.arguments()}
-            how |= {"beam": each.beam, "batch_size": each.batch_size}
-            records.append({**bleu_scores(found[0], expected), **found[1], **how, **facts})
+                texts, speed = translate(engine, data, each, shortlist)
+            records.append(text_scores(texts, expected, rouge) | speed | each.facts() | facts)
     return records

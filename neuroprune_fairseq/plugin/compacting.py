@@ -3,11 +3,11 @@
 Pruned heads and neurons are zero with all their biases, have a gradient of exactly zero and are
 held there, so without them the run is the same run, only faster: the flag changes the speed and
 the files, not the result. Only dropout within modules (--attention-dropout, --activation-dropout)
-draws other masks for a smaller module, as with another seed. A pruned layer goes as a whole. Where layer norms stand before the
-sublayers that changes nothing either, except that it draws no random numbers for dropout, and that
---clip-norm no longer counts the gradient of its biases. Where they stand after, the layer was still
-two or three norms: without them the model computes something else, a step that the rest of the run
-trains through.
+draws other masks for a smaller module, as with another seed. A pruned layer goes as a whole. Where
+layer norms stand before the sublayers that changes nothing either, except that it draws no random
+numbers for dropout, and that --clip-norm no longer counts the gradient of its biases. Where they
+stand after, the layer was still two or three norms: without them the model computes something
+else, a step that the rest of the run trains through.
 
 Checkpoints written from then on are compact ones; the same command resumes from them.
 """

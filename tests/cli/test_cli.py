@@ -14,7 +14,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import train
 
 import neuroprune_fairseq
-from neuroprune_experiments import evaluation, figures
+from neuroprune_experiments import evaluation, figures, scores
 from neuroprune_experiments.records import evaluation_rows, markdown, read_evaluations
 from neuroprune_fairseq.cli.user_dir import user_dir
 from neuroprune_fairseq.files import checkpoint, results
@@ -131,11 +131,19 @@ def test_speed_is_fairseqs_own(tmp_path):
 
 def test_bleu_is_case_sensitive_and_its_lowercased_twin_is_not():
     references = ["The small cat sat on the mat .", "A dog barks at the old Moon ."]
-    scores = evaluation.bleu_scores([line.lower() for line in references], references)
-    assert scores["bleu"] < 90
-    assert scores["bleu_lowercased"] == pytest.approx(100)
-    assert "case:mixed" in scores["bleu_signature"]
-    assert "case:lc" in scores["bleu_lowercased_signature"]
+    found = scores.bleu_scores([line.lower() for line in references], references)
+    assert found["bleu"] < 90
+    assert found["bleu_lowercased"] == pytest.approx(100)
+    assert "case:mixed" in found["bleu_signature"]
+    assert "case:lc" in found["bleu_lowercased_signature"]
+
+
+def test_rouge_counts_common_words_pairs_and_the_longest_common_sequence():
+    # Of 4 and 5 words "cats", "sat", "mat" are common after stemming, no pair is; in order: all 3.
+    found = scores.rouge_scores(["cat sat mat quietly"], ["Two cats never sat (mat)"])
+    assert found["rouge1"] == found["rougeL"] == pytest.approx(100 * 2 * 3 / 9, abs=1e-4)
+    # One of three and of four pairs: "sat mat".
+    assert found["rouge2"] == pytest.approx(100 * 2 * 1 / 7, abs=1e-4)
 
 
 def test_each_record_is_one_line_and_reading_returns_them_in_order(tmp_path):
