@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from benchmarks.real_size import VOCABULARY, build, make_data, watched
 
+from benchmarks.real_size import VOCABULARY, build, make_data, watched
 from neuroprune_fairseq.structure import attention_blocks, mlp_blocks, prunable_weights
 
 
