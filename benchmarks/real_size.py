@@ -46,9 +46,9 @@ from neuroprune_fairseq.structure import attention_blocks, mlp_blocks
 
 VOCABULARY = 42020
 COMMANDS = {
-    "compact": ["-m", "neuroprune_fairseq.cli.compact", "model.pt", "compact.pt"],
-    "export": ["-m", "neuroprune_fairseq.cli.export", "model.pt", "engine", "--data", "data"],
-    "report": ["-m", "neuroprune_experiments.report.command", "model.pt", "--out", "report"],
+    "compact": ["neuroprune_fairseq.cli.compact", "model.pt", "compact.pt"],
+    "export": ["neuroprune_fairseq.cli.export", "model.pt", "engine", "--data", "data"],
+    "report": ["neuroprune_experiments.report.command", "model.pt", "--out", "report"],
 }
 
 
@@ -173,11 +173,17 @@ def measure_steps(folder: Path, scale: int) -> dict[str, Any]:
 def measure_command(folder: Path, words: list[str]) -> dict[str, float]:
     """Processor seconds and peak memory of a command, over its file's size.
 
+    Args:
+        folder: where it runs.
+        words: its module, and its arguments.
+
     Raises:
         RuntimeError: it failed.
     """
     with (folder / "log").open("w+", encoding="utf-8") as log:
-        process = subprocess.Popen([sys.executable, *words], cwd=folder, stdout=log, stderr=log)
+        call = f"import {words[0]} as command; command.main()"  # as the console scripts do
+        arguments = [sys.executable, "-c", call, *words[1:]]
+        process = subprocess.Popen(arguments, cwd=folder, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
         log.seek(0)
         if status:

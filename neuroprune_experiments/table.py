@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.picture and not Path(args.picture).parent.is_dir():
         parser.error(f"--picture {args.picture}: there is no folder {Path(args.picture).parent}")
+    # One of fairseq's modules lets everybody tell everything.
+    logging.getLogger().setLevel(logging.WARNING)
     records = [record for path in args.results for record in read_evaluations(path)]
     print(markdown(evaluation_rows(records)))
     if args.picture:

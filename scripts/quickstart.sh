@@ -48,11 +48,12 @@ finetune() {
   bash "scripts/finetune_$recipe.sh" --data "$out/corpus" --save-dir "$run" --epochs "$epochs" \
     --pretrained "$out/pretrained/checkpoint_last.pt" $tuning "${@:3}"
   [ -e "$run/engine" ] || "$PYTHON" -m neuroprune_fairseq.cli.export "$run/checkpoint_last.pt" \
-    "$run/engine" --data "$out/corpus" --sentences 100
+    "$run/engine" --data "$out/corpus" --sentences 100 --quantization int8
   [ -e "$run/fairseq.jsonl" ] || bash scripts/evaluate.sh --data "$out/corpus" --label "$2" \
     --checkpoint "$run/checkpoint_last.pt" --results "$run/fairseq.jsonl"
   [ -e "$run/engine.jsonl" ] || bash scripts/evaluate.sh --data "$out/corpus" --label "$2" \
-    --checkpoint "$run/checkpoint_last.pt" --results "$run/engine.jsonl" --engine "$run/engine"
+    --checkpoint "$run/checkpoint_last.pt" --results "$run/engine.jsonl" --engine "$run/engine" \
+    --batch-size 64 # as neuroprune-profile measures
 }
 
 # frontier METHOD GRID: fine-tunes and evaluates every setting, two at a time.

@@ -26,26 +26,27 @@ Term = Callable[[RowBatch], tuple[Tensor, Tensor]]
 
 
 class _SumOverRows(torch.autograd.Function):
-    """A penalty as one node of the graph: whatever scales the loss scales its gradient, too."""
+    """A penalty as one node of the graph: whatever scales the loss scales its gradient, too.
+
+    A node for each batch of rows: gradients are added to the weights' own one batch at a time.
+    """
 
     @staticmethod
-    def forward(ctx: Any, batches: Sequence[RowBatch], term: Term, *weights: Tensor) -> Tensor:
-        values, ctx.slopes = zip(*(term(batch) for batch in batches))
-        ctx.batches = batches
-        return torch.stack(values).sum()
+    def forward(ctx: Any, batch: RowBatch, term: Term, *_: Tensor) -> Tensor:
+        value, ctx.slope = term(batch)
+        ctx.batch = batch
+        return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        gradients: list[Tensor] = []
-        for batch, slope in zip(ctx.batches, ctx.slopes):
-            gradients += batch.split(batch.join().sign_().mul_(slope * gradient))
-        return None, None, *gradients
+        joined = ctx.batch.join().sign_().mul_(ctx.slope * gradient)
+        return None, None, *ctx.batch.split(joined)
 
 
 def _penalty(batches: Sequence[RowBatch], term: Term) -> Tensor:
-    weights = [weight for batch in batches for weight in batch.weights]
-    return _SumOverRows.apply(batches, term, *weights) if weights else torch.zeros(())
+    values = [_SumOverRows.apply(batch, term, *batch.weights) for batch in batches]
+    return torch.stack(values).sum() if values else torch.zeros(())
 
 
 def attention_slope(row_norms: Tensor) -> Tensor:
