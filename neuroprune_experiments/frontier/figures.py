@@ -27,10 +27,11 @@ STYLES = {
     "dsp-pipelined": ("v", ":"),
     "dsp-straight-through": ("^", ":"),
     "voita": ("P", ":"),
+    "cofi": ("h", "--"),
     "michel": ("X", ":"),
     "l1": ("*", ":"),
 }
-SPARE_MARKERS = ("h", "<", ">", "d", "H", "8")
+SPARE_MARKERS = ("<", ">", "d", "H", "8")
 # Drawn at this width (inches) and this size so that it can be read at half of it.
 WIDTH, FONT_SIZE = 7.2, 12
 # A model that lost more than a fifth of the best BLEU is on nobody's frontier.

@@ -53,12 +53,13 @@ class Method:
 
     def flags(self) -> dict[str, Field]:
         """The fields of its flags, by flag without "--", aliases among them."""
-        from neuroprune_fairseq.pruners import dsp, michel, neuroprune, penalties, voita
+        from neuroprune_fairseq.pruners import cofi, dsp, michel, neuroprune, penalties, voita
 
         groups = {
             "neuroprune": (neuroprune.NeuroPruneFlags, penalties.PenaltyFlags),
             "dsp": (dsp.DspFlags,),
             "voita": (voita.VoitaFlags,),
+            "cofi": (cofi.CofiFlags,),
             "michel": (michel.MichelFlags,),
             "l1": (penalties.PenaltyFlags,),
         }
@@ -106,6 +107,7 @@ METHODS: dict[str, Method] = {
     "dsp-pipelined": _dsp("pipelined"),
     "dsp-straight-through": _dsp("straight-through"),
     "voita": Method("voita", {"l0-penalty-weight": Range(1e-4, 1.0, log=True)}),
+    "cofi": Method("cofi", {"target-sparsity": Range(0.1, 0.95)}),
     "michel": Method("michel", {"heads-to-keep": HEADS}),
     "l1": Method("l1", {"l1-penalty-weight": Range(1e-7, 1e-3, log=True)}),
 }

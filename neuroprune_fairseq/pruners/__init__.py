@@ -4,18 +4,19 @@ from dataclasses import dataclass
 
 from neuroprune_fairseq.files.errors import check_choice
 from neuroprune_fairseq.pruners.base import Pruner, Run
+from neuroprune_fairseq.pruners.cofi import Cofi, CofiFlags
 from neuroprune_fairseq.pruners.dsp import Dsp, DspFlags
 from neuroprune_fairseq.pruners.michel import Michel, MichelFlags
 from neuroprune_fairseq.pruners.neuroprune import NeuroPrune, NeuroPruneFlags
 from neuroprune_fairseq.pruners.voita import Voita, VoitaFlags
 
-PRUNERS = {"neuroprune": NeuroPrune, "dsp": Dsp, "voita": Voita, "michel": Michel}
+PRUNERS = {"neuroprune": NeuroPrune, "dsp": Dsp, "voita": Voita, "michel": Michel, "cofi": Cofi}
 
 __all__ = ["PRUNERS", "Pruner", "PrunerFlags", "Run", "make_pruner"]
 
 
 @dataclass
-class PrunerFlags(NeuroPruneFlags, DspFlags, VoitaFlags, MichelFlags):
+class PrunerFlags(NeuroPruneFlags, DspFlags, VoitaFlags, MichelFlags, CofiFlags):
     """The flags of all methods; each reads its own."""
 
 

@@ -164,6 +164,16 @@ class HeadTargetFlags:
     )
 
 
+@dataclass
+class SparsityTargetFlags:
+    """How many zeros a method that can be asked for a share ends with."""
+
+    target_sparsity: Optional[float] = field(
+        default=None,
+        metadata={"help": "share of zeros among all q, k, v, fc1, fc2 weights to end with"},
+    )
+
+
 def check_target_heads(heads: Optional[int], of: Optional[int] = None) -> None:
     """Refuse a number of heads that is missing, too small, or above what the model has.
 

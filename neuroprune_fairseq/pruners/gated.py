@@ -1,8 +1,8 @@
-"""The life of gates in a run: what every method that chooses heads by gates has in common.
+"""The life of gates in a run: what every method that chooses parts by gates has in common.
 
 Gates are attached before the first batch. When they have learnt enough, or at the last update of
-the run, they are folded into the weights (a gate of 0 zeroes its head), the hooks go, and the
-rest trains on as a plain model, with the heads that are gone held at zero.
+the run, they are folded into the weights (a gate of 0 zeroes its part), the hooks go, and the
+rest trains on as a plain model, with what is gone held at zero.
 
 So every checkpoint from then on is the pruned model; one from before is complete in the sense
 that training resumes from it, but it still has all its heads. Validation always sees the heads
@@ -15,19 +15,21 @@ from typing import Any, Optional
 from torch import Tensor, nn
 
 from neuroprune_fairseq.pruners.base import Pruner, Run, check_target_heads
-from neuroprune_fairseq.pruners.gates import HeadGates, fold_, living_heads
+from neuroprune_fairseq.pruners.gates import Gates, fold_, living_heads
 
 logger = logging.getLogger(__name__)
 
 
 class GateRule:
-    """How a method sets gates and what decides them; all tensors of gates are (heads_total,)."""
+    """How a method sets gates and what decides them; all tensors of gates are (n,)."""
 
-    def start(self, gates: HeadGates, run: Run, state: dict[str, Any]) -> None:
+    gates_neurons = False  # True: hidden neurons have gates, too
+
+    def start(self, gates: Gates, run: Run, state: dict[str, Any]) -> None:
         """The gates were attached: begin, or go on from the ``state`` of a checkpoint."""
         raise NotImplementedError
 
-    def before_batch(self, gates: HeadGates, run: Run) -> None:
+    def before_batch(self, gates: Gates, run: Run) -> None:
         """Set the gates of a micro-batch."""
         raise NotImplementedError
 
@@ -72,7 +74,7 @@ class Gated(Pruner):
             keep: how many heads will stay; None where the method finds its own number.
         """
         self.rule, self.keep = rule, keep
-        self.gates: Any = None  # HeadGates while they learn
+        self.gates: Any = None  # Gates while they learn
         self._finished = False
         self._state: dict[str, Any] = {}  # of the run that is resumed
 
@@ -130,7 +132,7 @@ class Gated(Pruner):
         if found in (0, self.keep):
             self._finished = True  # nothing to choose
             return
-        self.gates = HeadGates(run.model)
+        self.gates = Gates(run.model, self.rule.gates_neurons)
         self.rule.start(self.gates, run, self._state)
         self._state = {}
 
@@ -142,4 +144,4 @@ class Gated(Pruner):
         self.gates.remove()
         self.gates, self._finished = None, True
         kept = int(values.gt(0).sum())
-        logger.info(f"gates folded after {run.num_updates} updates: {kept} heads")
+        logger.info(f"gates folded after {run.num_updates} updates: {kept} are open")

@@ -13,7 +13,7 @@ from neuroprune_fairseq.pruners.base import (
     check_target_heads,
 )
 from neuroprune_fairseq.pruners.gated import Gated, GateRule
-from neuroprune_fairseq.pruners.gates import HeadGates, living_heads
+from neuroprune_fairseq.pruners.gates import Gates, living_heads
 from neuroprune_fairseq.pruners.top_k import hard_top_k
 
 
@@ -70,7 +70,7 @@ class MichelRule(GateRule):
         self._keep, self._updates = flags.target_heads or 0, flags.prune_updates
         self._steps, self._recompute = flags.prune_steps, flags.importance_recompute
 
-    def start(self, gates: HeadGates, run: Run, state: dict[str, Any]) -> None:
+    def start(self, gates: Gates, run: Run, state: dict[str, Any]) -> None:
         living = living_heads(run.model)
         self._heads_per_module = gates.heads_per_module
         self._heads_at_start = state.get("heads_at_start", int(living.sum()))
@@ -88,7 +88,7 @@ class MichelRule(GateRule):
             "gathered": self._gathered,
         }
 
-    def before_batch(self, gates: HeadGates, run: Run) -> None:
+    def before_batch(self, gates: Gates, run: Run) -> None:
         if run.begins_update:
             self._batch.zero_()
 

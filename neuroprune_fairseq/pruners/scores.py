@@ -1,4 +1,4 @@
-"""Gates that are a (random) function of one learnt score per head."""
+"""Gates that are a (random) function of learnt scores."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from neuroprune_fairseq.pruners.base import Run, check_positive
 from neuroprune_fairseq.pruners.gated import GateRule
-from neuroprune_fairseq.pruners.gates import HeadGates, living_heads
+from neuroprune_fairseq.pruners.gates import Gates, living_heads
 
 # Stands for minus infinity: the score of a head that was dead from the start. Finite, so
 # that score - score is 0 and not NaN.
@@ -99,7 +99,7 @@ class ScoreFlags:
         default=None,
         metadata={
             "help": "learning rate of the head scores (Adam, constant, without weight decay; the "
-            "model's is --lr; default: 0.2 for dsp, 0.1 for voita)"
+            "model's is --lr; default: 0.2 for dsp, 0.1 for voita and cofi)"
         },
     )
 
@@ -129,26 +129,30 @@ class ScoreRule(GateRule):
         """Scores at the start: (heads,), the same on every worker."""
         raise NotImplementedError
 
+    def living(self, model: nn.Module) -> Tensor:
+        """Which scores belong to something that is not pruned yet; bool, as many as scores."""
+        return living_heads(model)
+
     def sample_gates(self, scores: Tensor, run: Run) -> Tensor:
-        """Gates of one micro-batch, differentiable in the scores: (heads_total,)."""
+        """Gates of one micro-batch, differentiable in the scores: (n,)."""
         raise NotImplementedError
 
     def gates_of(self, scores: Tensor) -> Tensor:
-        """Gates without noise, as the pruned model has them: (heads_total,)."""
+        """Gates without noise, as the pruned model has them: (n,)."""
         raise NotImplementedError
 
     def penalty(self, scores: Tensor) -> Tensor:
         """Added to the loss per token when the scores learn."""
         return scores.new_zeros(()) * scores.sum()
 
-    def start(self, gates: HeadGates, run: Run, state: dict[str, Any]) -> None:
-        living = living_heads(run.model)
+    def start(self, gates: Gates, run: Run, state: dict[str, Any]) -> None:
+        living = self.living(run.model)
         initial = self.initial_scores(len(living), run.seed).masked_fill(~living, DEAD)
         self._scores = GateScores(initial, self._lr, self.clip_ratio)
         if state:
             self._scores.load_state_dict(state["scores"])
 
-    def before_batch(self, gates: HeadGates, run: Run) -> None:
+    def before_batch(self, gates: Gates, run: Run) -> None:
         if run.begins_update:
             self._scores.start_update()
         self._sampled = self.sample_gates(self._scores.values, run)

@@ -23,6 +23,7 @@ from neuroprune_fairseq.pruners.base import (
     HeadTargetFlags,
     Pruner,
     Run,
+    SparsityTargetFlags,
     check_target_heads,
     head_records,
 )
@@ -41,7 +42,7 @@ HEADS_SHARE = 0.4
 
 
 @dataclass
-class TargetFlags(HeadTargetFlags, ScheduleFlags):
+class TargetFlags(HeadTargetFlags, SparsityTargetFlags, ScheduleFlags):
     """What to end with, and when."""
 
     target_attn_sparsity: Optional[float] = field(
@@ -49,9 +50,6 @@ class TargetFlags(HeadTargetFlags, ScheduleFlags):
     )
     target_mlp_sparsity: Optional[float] = field(
         default=None, metadata={"help": "share of zeros among the fc1, fc2 weights to end with"}
-    )
-    target_sparsity: Optional[float] = field(
-        default=None, metadata={"help": "share of zeros among all of these weights to end with"}
     )
     head_criterion: str = field(
         default="both",

@@ -1,57 +1,25 @@
 """Hard-concrete head gates with an L0 penalty (Voita et al., ACL 2019)."""
 
-import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from neuroprune_fairseq.files.errors import refuse
 from neuroprune_fairseq.pruners.base import Run, check_not_negative
 from neuroprune_fairseq.pruners.gated import Gated
-from neuroprune_fairseq.pruners.scores import ScoreFlags, ScoreRule, uniform_noise
-
-# Temperature and stretch of the hard concrete distribution (Louizos et al. 2018) as Voita
-# et al. set them.
-TEMPERATURE = 0.33
-LOW, HIGH = -0.1, 1.1
-# The gates of a pretrained model start open: noise-free gate exactly 1, P(open) 0.96.
-INITIAL_SCORE = 2.5
-
-
-def noiseless_gates(scores: Tensor) -> Tensor:
-    """The gates at test time: sigmoid(score), stretched to (LOW, HIGH), clipped to [0, 1].
-
-    Args:
-        scores: log alpha, any shape.
-
-    Returns:
-        As ``scores``; exactly 0 below log(1/11), exactly 1 above log(11).
-    """
-    return (torch.sigmoid(scores) * (HIGH - LOW) + LOW).clamp(0.0, 1.0)
-
-
-def sampled_gates(scores: Tensor, uniform: Tensor) -> Tensor:
-    """Gates from the hard concrete distribution.
-
-    Args:
-        scores: log alpha, any shape.
-        uniform: uniform noise of the same shape, inside (0, 1).
-
-    Returns:
-        As ``scores``, in [0, 1], with P(0) > 0 and P(1) > 0.
-    """
-    logits = (uniform.log() - torch.log1p(-uniform) + scores) / TEMPERATURE
-    return (torch.sigmoid(logits) * (HIGH - LOW) + LOW).clamp(0.0, 1.0)
-
-
-def open_probability(scores: Tensor) -> Tensor:
-    """P(gate > 0) of the hard concrete distribution; its sum is the expected L0 norm."""
-    return torch.sigmoid(scores - TEMPERATURE * math.log(-LOW / HIGH))
+from neuroprune_fairseq.pruners.hard_concrete import (
+    INITIAL_SCORE,
+    HardConcreteFlags,
+    check_gate_updates,
+    noiseless_gates,
+    open_probability,
+    sampled_gates,
+)
+from neuroprune_fairseq.pruners.scores import ScoreRule, uniform_noise
 
 
 @dataclass
-class VoitaFlags(ScoreFlags):
+class VoitaFlags(HardConcreteFlags):
     """Flags of hard-concrete gates."""
 
     l0_penalty_weight: float = field(
@@ -59,13 +27,6 @@ class VoitaFlags(ScoreFlags):
         metadata={
             "help": "weight of the expected number of open heads, per token of loss; a larger "
             "one leaves fewer heads"
-        },
-    )
-    gate_updates: int = field(
-        default=0,
-        metadata={
-            "help": "the gates learn for so many updates, then closed heads are zeroed, the "
-            "other gates are folded into out_proj and the model trains on (0: at the end)"
         },
     )
 
@@ -84,8 +45,7 @@ class VoitaRule(ScoreRule):
         return torch.full((heads,), INITIAL_SCORE)
 
     def sample_gates(self, scores: Tensor, run: Run) -> Tensor:
-        eps = 1e-6  # keeps the noise's logit finite
-        return sampled_gates(scores, uniform_noise(run, len(scores)) * (1 - 2 * eps) + eps)
+        return sampled_gates(scores, uniform_noise(run, len(scores)))
 
     def gates_of(self, scores: Tensor) -> Tensor:
         return noiseless_gates(scores)
@@ -107,6 +67,5 @@ class Voita(Gated):
             SystemExit: one line for flags that cannot be.
         """
         check_not_negative(l0_penalty_weight=flags.l0_penalty_weight)
-        if flags.gate_updates < 0:
-            refuse(f"--gate-updates {flags.gate_updates} must be a number of updates, 0 or more")
+        check_gate_updates(flags)
         super().__init__(VoitaRule(flags))

@@ -117,6 +117,7 @@ PRUNERS = {
     "dsp": "--pruner dsp --target-heads 2 --cooldown-updates 2",
     "voita": "--pruner voita --gate-updates 2 --score-lr 5 --l0-penalty-weight 1e-4",
     "michel": "--pruner michel --target-heads 2 --prune-updates 2 --prune-steps 2",
+    "cofi": "--pruner cofi --target-sparsity 0.5 --gate-updates 2 --score-lr 5",
 }
 # Each family with one pruner, and each pruner, in the quick tests.
 QUICK = {(family, list(PRUNERS)[i % len(PRUNERS)]) for i, family in enumerate(FAMILIES)}
@@ -191,7 +192,7 @@ def epoch_lines(folder):
 def expected_heads(family, pruner, folder):
     """What a run ends with."""
     modules = FAMILIES[family].modules
-    if pruner == "voita":  # finds its own number
+    if pruner in ("voita", "cofi"):  # find their own number
         heads = epoch_lines(folder)[-1]["heads_kept"]
         assert heads < modules * HEADS
         return heads

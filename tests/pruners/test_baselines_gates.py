@@ -9,10 +9,14 @@ import torch
 
 from neuroprune_fairseq.method.pruning import pruned_heads
 from neuroprune_fairseq.method.sparsity import measure
-from neuroprune_fairseq.pruners.gates import HeadGates, fold_, living_heads
+from neuroprune_fairseq.pruners.gates import Gates, fold_, living_heads
+from neuroprune_fairseq.pruners.hard_concrete import (
+    noiseless_gates,
+    open_probability,
+    sampled_gates,
+)
 from neuroprune_fairseq.pruners.michel import normalised_importance
 from neuroprune_fairseq.pruners.top_k import straight_through_top_k
-from neuroprune_fairseq.pruners.voita import noiseless_gates, open_probability, sampled_gates
 from neuroprune_fairseq.structure import attention_blocks
 
 # Without dropout, so that training mode and evaluation mode compute the same.
@@ -40,7 +44,7 @@ def loss_of(model, sample):
 def test_open_gates_change_neither_output_nor_state_dict(build_model, sample, training):
     model = build_model(**NO_DROPOUT).train(training)
     before, keys = logits(model, sample), list(model.state_dict())
-    HeadGates(model)
+    Gates(model)
     torch.testing.assert_close(logits(model, sample), before)
     assert list(model.state_dict()) == keys
 
@@ -48,7 +52,7 @@ def test_open_gates_change_neither_output_nor_state_dict(build_model, sample, tr
 @pytest.mark.parametrize("training", [True, False])
 def test_folding_changes_no_output(build_model, sample, training):
     model = build_model(**NO_DROPOUT).train(training)
-    gates = HeadGates(model)
+    gates = Gates(model)
     (gates.use if training else gates.evaluate_with)(some_gates())
     gated = logits(model, sample)
     gates.remove()
@@ -60,7 +64,7 @@ def test_folding_changes_no_output(build_model, sample, training):
 def test_training_and_evaluation_have_gates_of_their_own(build_model, sample):
     model = build_model(**NO_DROPOUT)
     plain = logits(model, sample)
-    HeadGates(model).use(some_gates())
+    Gates(model).use(some_gates())
     torch.testing.assert_close(logits(model.eval(), sample), plain)
     assert not torch.allclose(logits(model.train(), sample), plain, atol=1e-3)
 
@@ -70,7 +74,7 @@ def test_a_closed_gate_equals_a_zeroed_head_in_its_module_only(build_model, samp
     for place, block in enumerate(attention_blocks(model)):
         closed = torch.ones(108)
         closed[6 * place + 2] = 0.0
-        gates = HeadGates(model)
+        gates = Gates(model)
         gates.evaluate_with(closed)
         gated = logits(model, sample)
         gates.remove()
@@ -83,7 +87,7 @@ def test_a_closed_gate_equals_a_zeroed_head_in_its_module_only(build_model, samp
 
 def test_gates_hold_in_step_by_step_decoding(build_model, sample):
     model = build_model()
-    gates = HeadGates(model)
+    gates = Gates(model)
     gates.evaluate_with(some_gates())
     whole = logits(model, sample)
     inputs = sample["net_input"]
@@ -98,7 +102,7 @@ def test_gates_hold_in_step_by_step_decoding(build_model, sample):
 
 def test_the_gradient_of_a_gate_equals_finite_differences(build_model, sample):
     model = build_model(**NO_DROPOUT, activation_fn="gelu").double().train()  # no kinks
-    gates = HeadGates(model)
+    gates = Gates(model)
     gates.use(torch.ones(108))
     loss_of(model, sample).backward()
     gradient = gates.take_gradient()
@@ -119,7 +123,7 @@ def test_the_gradient_of_a_gate_equals_finite_differences(build_model, sample):
 
 def test_the_weights_get_the_gradient_of_the_folded_model(build_model, sample):
     gated, folded = (build_model(**NO_DROPOUT).train() for _ in range(2))
-    HeadGates(gated).use(torch.full((108,), 0.5))
+    Gates(gated).use(torch.full((108,), 0.5))
     fold_(folded, torch.full((108,), 0.5))
     for model in (gated, folded):
         loss_of(model, sample).backward()
@@ -133,7 +137,7 @@ def test_the_weights_get_the_gradient_of_the_folded_model(build_model, sample):
 
 def test_gradients_add_up_over_micro_batches_until_they_are_taken(build_model, sample):
     model = build_model(**NO_DROPOUT).train()
-    gates = HeadGates(model)
+    gates = Gates(model)
     gates.use(torch.ones(108))
     loss_of(model, sample).backward()
     once = gates.take_gradient()
@@ -145,7 +149,7 @@ def test_gradients_add_up_over_micro_batches_until_they_are_taken(build_model, s
 
 def test_a_half_precision_model_keeps_its_type_and_an_fp32_gate_gradient(build_model, sample):
     model = build_model(**NO_DROPOUT).train()
-    gates = HeadGates(model)
+    gates = Gates(model)
     gates.use(some_gates())
     loss_of(model, sample).backward()
     exact = gates.take_gradient()
@@ -161,7 +165,7 @@ def test_activation_checkpoints_give_the_same_gradient(build_model, sample):
     gradients = []
     for checkpointed in (False, True):
         model = build_model(**NO_DROPOUT, checkpoint_activations=checkpointed).train()
-        gates = HeadGates(model)
+        gates = Gates(model)
         gates.use(some_gates())
         loss_of(model, sample).backward()
         gradients.append(gates.take_gradient())
@@ -171,7 +175,7 @@ def test_activation_checkpoints_give_the_same_gradient(build_model, sample):
 def test_removing_the_gates_leaves_no_trace(build_model, sample):
     model = build_model()
     before = logits(model, sample)
-    gates = HeadGates(model)
+    gates = Gates(model)
     gates.evaluate_with(some_gates())
     gates.remove()
     assert torch.equal(logits(model, sample), before)
@@ -182,7 +186,7 @@ def test_removing_the_gates_leaves_no_trace(build_model, sample):
 
 def test_a_gated_model_can_be_copied_as_ema_does(build_model, sample):
     model = build_model(**NO_DROPOUT).train()
-    gates = HeadGates(model)
+    gates = Gates(model)
     scores = torch.zeros(108, dtype=torch.float64, requires_grad=True)
     gates.use(straight_through_top_k(scores, 36))
     loss_of(model, sample).backward()
