@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import category
@@ -132,6 +132,13 @@ def pair_up(source: list[str], target: list[str], names: tuple[str, str]) -> Pai
 def read_pairs(source: Path, target: Path) -> Pairs:
     """Reads and pairs two files."""
     return pair_up(read_lines(source), read_lines(target), (str(source), str(target)))
+
+
+def joined(texts: Sequence[Pairs]) -> Pairs:
+    """Several texts, one behind the other."""
+    source = [line for text in texts for line in text.source]
+    target = [line for text in texts for line in text.target]
+    return Pairs(source, target, sum(text.dropped for text in texts))
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

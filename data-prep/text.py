@@ -1,4 +1,7 @@
-"""Prepares any parallel text: PREFIX.LANGUAGE files (plain or .gz), one sentence a line."""
+"""Prepares any parallel text: PREFIX.LANGUAGE files (plain or .gz), one sentence a line.
+
+Several texts for one split are put together in the order given.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 
 from command_line import Corpus, corpus_parser, run
 from download import sha256
-from parallel_text import Pairs, find_text, read_pairs
+from parallel_text import Pairs, find_text, joined, read_pairs
 
 
 def describe(args: argparse.Namespace) -> Corpus:
@@ -16,17 +19,18 @@ def describe(args: argparse.Namespace) -> Corpus:
     languages = (args.source_lang, args.target_lang)
     prefixes = {"train": args.train_pref, "valid": args.valid_pref, "test": args.test_pref}
     files = {
-        split: [find_text(prefix, language) for language in languages]
-        for split, prefix in prefixes.items()
+        split: [tuple(find_text(prefix, language) for language in languages) for prefix in named]
+        for split, named in prefixes.items()
     }
     inputs = {
-        f"{split}.{language}": sha256(path)
-        for split, paths in files.items()
+        f"{split}{f'.{number}' if number else ''}.{language}": sha256(path)
+        for split, texts in files.items()
+        for number, paths in enumerate(texts)
         for language, path in zip(languages, paths)
     }
 
     def load(corpus: Corpus, scratch: Path) -> dict[str, Pairs]:
-        return {split: read_pairs(*paths) for split, paths in files.items()}
+        return {split: joined([read_pairs(*t) for t in texts]) for split, texts in files.items()}
 
     return Corpus("text", load, inputs=inputs)
 
@@ -38,8 +42,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(
             f"--{split}-pref",
             type=Path,
+            nargs="+",
             required=True,
-            help=f"{split} text: the file names without .LANGUAGE",
+            metavar="PREFIX",
+            help=f"{split} text: the file names without .LANGUAGE; several are put together",
         )
     return run(parser, describe, argv)
 

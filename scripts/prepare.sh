@@ -6,7 +6,8 @@
 #   --corpus NAME   toy: made by a grammar, no network
 #                   multi30k: downloaded, or --raw DIR
 #                   iwslt14: downloaded, or --archive PATH
-#                   text: any parallel text, --train-pref, --valid-pref, --test-pref
+#                   text: any parallel text, --train-pref, --valid-pref, --test-pref;
+#                   several prefixes are put together
 #   --out DIR       the folder to make: joint sentencepiece model (spm.model), cleaned text (text/),
 #                   settings (prepared.json). Nothing is there before all of it is.
 #

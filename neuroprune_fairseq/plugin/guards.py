@@ -142,6 +142,12 @@ def check_corpus(task: type, settings: Any) -> None:
         found = pair or data_utils.infer_language_pair(data)[0]
     if not found:
         refuse(f"{data} holds no prepared corpus; scripts/prepare.sh makes one")
+    # fairseq would take the first it finds, and leave the language tokens of such a corpus out.
+    pairs = {file.name.split(".")[1] for file in Path(data).glob("*.*-*.*.idx")}
+    if len(pairs) > 1 and not pair:
+        found = f"holds {', '.join(sorted(pairs)[:9])}"
+        many = "--task translation_multi_simple_epoch_neuroprune learns all"
+        refuse(f"{data} {found}: name one with --source-lang and --target-lang, or {many}")
 
 
 @contextmanager

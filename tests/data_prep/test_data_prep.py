@@ -136,6 +136,17 @@ def test_lowercase_lowers_all_text_and_gz_files_read_like_plain_ones(corpus, no_
     assert (texts / "train.en").read_text() == (texts / "train.de").read_text()
 
 
+def test_several_texts_are_put_together_in_their_order(corpus, no_preprocess):
+    raw = corpus / "raw"
+    more = ["--train-pref", str(raw / "train"), str(raw / "test"), str(raw / "valid")]
+    assert text.main(options(corpus, *more)) == 0
+    expected = "".join((raw / f"{split}.de").read_text() for split in ("train", "test", "valid"))
+    assert (corpus / "out/text/train.de").read_text() == expected
+    inputs = json.loads((corpus / "out/prepared.json").read_text())["inputs"]
+    sums = [hashlib.sha256((raw / f"{s}.en").read_bytes()).hexdigest() for s in ("train", "test")]
+    assert [inputs["train.en"], inputs["train.1.en"]] == sums
+
+
 def test_model_is_the_same_for_both_directions_and_every_run(corpus, no_preprocess):
     assert text.main(options(corpus)) == 0
     flags = options(corpus, out="back")

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import pytest
+from fairseq.tasks.translation import TranslationTask
+
 from neuroprune_fairseq.plugin.flags import TaskFlags
-from neuroprune_fairseq.plugin.guards import LOCK_NAME
+from neuroprune_fairseq.plugin.guards import LOCK_NAME, check_corpus
 from neuroprune_fairseq.plugin.loop import Loop
 
 TRY = """
@@ -34,3 +37,14 @@ def test_a_save_dir_stays_locked_in_every_epoch_and_is_free_after_the_run(build_
         assert locked(tmp_path / LOCK_NAME)
     del loop
     assert not locked(tmp_path / LOCK_NAME)
+
+
+def test_a_corpus_of_several_pairs_is_refused_unless_one_is_named(tmp_path):
+    for name in ("de-en.de", "de-en.en", "fr-en.fr", "fr-en.en"):
+        (tmp_path / f"train.{name}.idx").touch()
+        (tmp_path / f"train.{name}.bin").touch()
+    settings = SimpleNamespace(data=str(tmp_path), source_lang=None, target_lang=None)
+    with pytest.raises(SystemExit, match="holds de-en, fr-en: name one with --source-lang and --t"):
+        check_corpus(TranslationTask, settings)
+    settings.source_lang, settings.target_lang = "fr", "en"
+    check_corpus(TranslationTask, settings)
