@@ -132,6 +132,13 @@ def watched(act: Callable[[], Any]) -> dict[str, float]:
     return {"seconds": round(seconds, 2), "extra_gib": round(max(0, extra) / 2**30, 2)}
 
 
+def touch(model: nn.Module) -> None:
+    """Read all that is there: a system may have taken idle memory away, which is no step's cost."""
+    for parameter in model.parameters():
+        parameter.detach().sum()
+        parameter.grad.sum()
+
+
 def steps(model: nn.Module) -> dict[str, Callable[[], Any]]:
     """What a training does beside fairseq's own work; each is made ready here."""
     importance = WeightImportance()
@@ -163,8 +170,10 @@ def measure_steps(folder: Path, scale: int) -> dict[str, Any]:
         parameter.grad = torch.randn_like(parameter)
     measured: dict[str, Any] = {}
     for name, act in steps(model).items():
+        touch(model)
         measured[name] = watched(act)
     mask = ZeroMask(model, every_weight=True)
+    touch(model)
     measured["holding zeros"] = watched(mask.hold_)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"parameters": parameters, "steps": measured}
