@@ -1,4 +1,7 @@
-"""From parallel text to a fairseq data folder: joint sentencepiece, then fairseq-preprocess."""
+"""From text to a fairseq data folder: joint sentencepiece, then fairseq-preprocess.
+
+Languages end the names of the files; a text of one language alone has the name "" for it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pathlib import Path
 
 import sentencepiece
 from errors import PrepError
-from parallel_text import Pairs, write_lines
+from parallel_text import Text, write_lines
 from tqdm import tqdm
 
 SPLITS = ("train", "valid", "test")
@@ -83,22 +86,22 @@ def _encoded(model: bytes, lines: list[str], name: str) -> Iterator[str]:
         yield " ".join(processor.encode(line, out_type=str))
 
 
-def write_texts(splits: dict[str, Pairs], folder: Path, languages: tuple[str, str]) -> None:
+def _file_name(split: str, language: str) -> str:
+    return f"{split}.{language}" if language else split
+
+
+def write_texts(splits: dict[str, Text], folder: Path, languages: tuple[str, ...]) -> None:
     """Writes text/SPLIT.LANGUAGE, one sentence a line."""
     (folder / "text").mkdir()
     for split in SPLITS:
-        for language, lines in zip(languages, _sides(splits[split])):
-            write_lines(folder / "text" / f"{split}.{language}", lines)
-
-
-def _sides(pairs: Pairs) -> tuple[list[str], list[str]]:
-    return pairs.source, pairs.target
+        for language, lines in zip(languages, splits[split].sides):
+            write_lines(folder / "text" / _file_name(split, language), lines)
 
 
 def binarise(
-    splits: dict[str, Pairs],
+    splits: dict[str, Text],
     folder: Path,
-    languages: tuple[str, str],
+    languages: tuple[str, ...],
     vocab_size: int,
     workers: int,
 ) -> int:
@@ -107,27 +110,27 @@ def binarise(
     Args:
         splits: train, valid and test.
         folder: An existing folder.
-        languages: Source and target.
+        languages: Source and target, or one.
         vocab_size: Sentencepiece pieces wanted.
         workers: Processes for fairseq-preprocess; they don't change its output.
 
     Returns:
         The number of sentencepiece pieces made.
     """
-    sides = dict(zip(languages, _sides(splits["train"])))
+    sides = dict(zip(languages, splits["train"].sides))
     # In alphabetical order, so that both directions of a pair share one model.
     model = train_sentencepiece([sides[language] for language in sorted(languages)], vocab_size)
     (folder / "spm.model").write_bytes(model)
     pieces = folder / "pieces"
     pieces.mkdir()
     for split in SPLITS:
-        for language, lines in zip(languages, _sides(splits[split])):
-            name = f"{split}.{language}"
+        for language, lines in zip(languages, splits[split].sides):
+            name = _file_name(split, language)
             write_lines(pieces / name, _encoded(model, lines, name))
     _run_fairseq_preprocess(pieces, folder, languages, workers)
     for split in SPLITS:
         for language in languages:
-            (pieces / f"{split}.{language}").unlink()
+            (pieces / _file_name(split, language)).unlink()
     pieces.rmdir()
     return sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
 
@@ -139,13 +142,17 @@ def _preprocess_command() -> list[str]:
 
 
 def _run_fairseq_preprocess(
-    pieces: Path, folder: Path, languages: tuple[str, str], workers: int
+    pieces: Path, folder: Path, languages: tuple[str, ...], workers: int
 ) -> None:
-    source, target = languages
-    command = [*_preprocess_command(), "--source-lang", source, "--target-lang", target]
+    command = _preprocess_command()
+    if len(languages) == 1:
+        command += ["--only-source"]
+    else:
+        command += ["--source-lang", languages[0], "--target-lang", languages[1]]
+        command += ["--joined-dictionary"]
     for split in SPLITS:
         command += [f"--{split}pref", str(pieces / split)]
-    command += ["--joined-dictionary", "--destdir", str(folder), "--workers", str(workers)]
+    command += ["--destdir", str(folder), "--workers", str(workers)]
     # No modules from where the user happens to be, and UTF-8 whatever the terminal's encoding is.
     safe = {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run(

@@ -16,7 +16,7 @@ from typing import NoReturn
 from binarise import SPLITS, binarise, check_fairseq, write_json, write_texts
 from errors import PrepError
 from output_folder import SETTINGS_FILE, building, is_prepared
-from parallel_text import Pairs
+from parallel_text import Text
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 INTERRUPTED = 130
@@ -32,10 +32,11 @@ class Corpus:
     """
 
     name: str
-    load: Callable[[Corpus, Path], dict[str, Pairs]]
+    load: Callable[[Corpus, Path], dict[str, Text]]
     settings: dict = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     notes: dict = field(default_factory=dict)
+    languages: tuple[str, ...] = ()  # of a text without the options for them
 
 
 def _one_line(message: str) -> str:
@@ -75,7 +76,10 @@ def _language(text: str) -> str:
 
 
 def corpus_parser(
-    name: str, description: str, vocab_size: int, languages: tuple[str, str] | None = ("de", "en")
+    name: str,
+    description: str,
+    vocab_size: int,
+    languages: tuple[str, ...] | None = ("de", "en"),
 ) -> OneLineParser:
     """A parser with the options that every corpus has.
 
@@ -83,7 +87,8 @@ def corpus_parser(
         name: The corpus.
         description: For --help.
         vocab_size: The default of --vocab-size.
-        languages: Default source and target, the only ones there are; None where any are.
+        languages: Default source and target, the only ones there are; None where any are, empty
+            for text of one language.
     """
     parser = OneLineParser(
         prog=f"data-prep/{name}.py",
@@ -101,7 +106,7 @@ def corpus_parser(
         help="pieces of the joint sentencepiece model; a small text may give fewer",
     )
     parser.add_argument("--lowercase", action="store_true", help="lowercase all text")
-    for index, side in enumerate(("source", "target")):
+    for index, side in enumerate(() if languages == () else ("source", "target")):
         default = {"default": languages[index], "choices": languages} if languages else {}
         parser.add_argument(
             f"--{side}-lang",
@@ -133,7 +138,7 @@ def run(
         The exit status.
     """
     args = parser.parse_args(argv)
-    if args.source_lang == args.target_lang:
+    if "source_lang" in args and args.source_lang == args.target_lang:
         parser.error(f"--source-lang and --target-lang are both {args.source_lang!r}")
     # Told to end, the temporary folder goes as it does after any other failure.
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
@@ -158,11 +163,12 @@ def _say(text: str) -> None:
 
 
 def _prepare(args: argparse.Namespace, corpus: Corpus) -> None:
-    languages = (args.source_lang, args.target_lang)
+    sides = () if corpus.languages else ("source_lang", "target_lang")
+    pair = {side: getattr(args, side) for side in sides}
+    languages = corpus.languages or tuple(pair.values())
     settings = {
         "corpus": corpus.name,
-        "source_lang": args.source_lang,
-        "target_lang": args.target_lang,
+        **pair,
         "vocab_size": args.vocab_size,
         "lowercase": args.lowercase,
         **corpus.settings,
@@ -173,22 +179,22 @@ def _prepare(args: argparse.Namespace, corpus: Corpus) -> None:
         return
     check_fairseq()
     with building(out) as folder:
-        _say(f"[1/3] {corpus.name}: reading {'-'.join(languages)} text")
+        _say(f"[1/3] {corpus.name}: reading {' '.join(['-'.join(pair.values()), 'text']).strip()}")
         scratch = folder / "scratch"
         scratch.mkdir()
         splits = corpus.load(corpus, scratch)
         shutil.rmtree(scratch)
         if args.lowercase:
-            splits = {split: pairs.lowercased() for split, pairs in splits.items()}
+            splits = {split: text.lowercased() for split, text in splits.items()}
         write_texts(splits, folder, languages)
         _say(f"[2/3] sentencepiece with {args.vocab_size} pieces, then fairseq-preprocess")
         pieces = binarise(splits, folder, languages, args.vocab_size, args.workers)
         write_json(folder / SETTINGS_FILE, _record(settings, corpus, splits, pieces))
     counts = ", ".join(f"{split} {len(splits[split])}" for split in SPLITS)
-    _say(f"[3/3] {args.out}: {counts} pairs, {pieces} pieces")
+    _say(f"[3/3] {args.out}: {counts} {'pairs' if pair else 'lines'}, {pieces} pieces")
 
 
-def _record(settings: dict, corpus: Corpus, splits: dict[str, Pairs], pieces: int) -> dict:
+def _record(settings: dict, corpus: Corpus, splits: dict[str, Text], pieces: int) -> dict:
     return {
         "settings": settings,
         "inputs": corpus.inputs,

@@ -44,10 +44,38 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def sides(self) -> tuple[list[str], list[str]]:
+        """Both, source first."""
+        return self.source, self.target
+
     def lowercased(self) -> Pairs:
         """The same pairs in lower case."""
         source = [line.lower() for line in self.source]
         return Pairs(source, [line.lower() for line in self.target], self.dropped)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The text of one split in one language; `dropped` counts the blank lines left out."""
+
+    lines: list[str]
+    dropped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @property
+    def sides(self) -> tuple[list[str]]:
+        """The only one."""
+        return (self.lines,)
+
+    def lowercased(self) -> Lines:
+        """The same lines in lower case."""
+        return Lines([line.lower() for line in self.lines], self.dropped)
+
+
+Text = Pairs | Lines
 
 
 def find_text(prefix: Path, language: str) -> Path:

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Prepares a corpus: raw text in, a binarised fairseq folder out.
 #
-# usage: prepare.sh --corpus toy|multi30k|iwslt14|text --out DIR [OPTION...]
+# usage: prepare.sh --corpus toy|multi30k|iwslt14|text|monolingual --out DIR [OPTION...]
 #
 #   --corpus NAME   toy: made by a grammar, no network
 #                   multi30k: downloaded, or --raw DIR
 #                   iwslt14: downloaded, or --archive PATH
 #                   text: any parallel text, --train-pref, --valid-pref, --test-pref;
 #                   several prefixes are put together
+#                   monolingual: text for a language model, --train, --valid, --test
 #   --out DIR       the folder to make: joint sentencepiece model (spm.model), cleaned text (text/),
 #                   settings (prepared.json). Nothing is there before all of it is.
 #
@@ -28,9 +29,9 @@ case "$corpus ${rest[*]-}" in
 esac
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 case $corpus in
-  toy | multi30k | iwslt14 | text) ;;
-  "") die "--corpus is missing: toy, multi30k, iwslt14 or text" ;;
-  *) die "--corpus $corpus is unknown: choose toy, multi30k, iwslt14 or text" ;;
+  toy | multi30k | iwslt14 | text | monolingual) ;;
+  "") die "--corpus is missing: toy, multi30k, iwslt14, text or monolingual" ;;
+  *) die "--corpus $corpus is unknown: choose toy, multi30k, iwslt14, text or monolingual" ;;
 esac
 # It has its modules beside it.
 exec env -u PYTHONSAFEPATH "$PYTHON" "$ROOT/data-prep/$corpus.py" ${rest[@]+"${rest[@]}"}

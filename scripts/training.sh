@@ -33,8 +33,8 @@ done
 set -- ${rest[@]+"${rest[@]}"} # of the recipe, too
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 [ -n "$data" ] || die "--data is missing: a corpus that scripts/prepare.sh made"
-compgen -G "$data/dict.*.txt" >/dev/null ||
-  die "--data $data holds no prepared corpus (dict.*.txt); scripts/prepare.sh makes one"
+compgen -G "$data/dict*.txt" >/dev/null ||
+  die "--data $data holds no prepared corpus (dict*.txt); scripts/prepare.sh makes one"
 [ -n "$save_dir" ] || die "--save-dir is missing: where checkpoints go"
 case $epochs in
   *[!0-9]* | 0*) die "--epochs must be a whole number above 0, not '$epochs': 0 would never end" ;;

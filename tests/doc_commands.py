@@ -88,7 +88,7 @@ def _parser_of(program: str) -> Callable[[list[str]], None]:
     if program in PLAIN:
         return lambda words: _sbatch(words) if program == "sbatch" else None
     known = {"fairseq-train": _train, "fairseq-generate": _generate, "make": _make, "pip": _pip}
-    known |= {"bash": _script, "python": _python}
+    known |= {"bash": _script, "python": _python, "fairseq-eval-lm": _evaluate_lm}
     return known.get(program, _console_script)
 
 
@@ -102,6 +102,10 @@ def _train(words: list[str]) -> None:
 
 def _generate(words: list[str]) -> None:
     options.parse_args_and_arch(options.get_generation_parser(), words[1:])
+
+
+def _evaluate_lm(words: list[str]) -> None:
+    options.parse_args_and_arch(options.get_eval_lm_parser(), words[1:])
 
 
 def _make(words: list[str]) -> None:
