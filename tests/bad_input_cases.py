@@ -243,7 +243,7 @@ CASES = [
             "long-name": "has a header of [0-9,]+ bytes, which no corpus has",
         }.items()
     ),
-    Case("prepare.sh", "", "--corpus is missing: toy, multi30k, iwslt14 or text"),
+    Case("prepare.sh", "", "--corpus is missing: toy, multi30k, iwslt14, text or mono"),
     Case("prepare.sh", "--corpus wmt --out out", "--corpus wmt is unknown: choose toy, multi30k"),
     Case("distill", "--data nowhere --checkpoint good.pt --out out", "--data nowhere: no such fol"),
     Case("distill", "--data raw --checkpoint good.pt --out out", "--data raw holds no prepared co"),
