@@ -38,6 +38,7 @@ METHODS = {  # the tiny corpus has 9 batches: 5 updates an epoch
     "budget": NEUROPRUNE + "--target-flops 0.35 --target-interval 2 --decoder-layers 2",
     "taught": HEADS + " --distill-from {teacher}",
     "dsp": PRUNER + "dsp --heads-to-keep 6",
+    "cofi": PRUNER + "cofi --target-sparsity 0.5 --score-lr 1",
     "michel": PRUNER + "michel --heads-to-keep 6 --prune-updates 8 --prune-steps 4"
     " --importance-recompute",
 }
